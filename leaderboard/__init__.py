@@ -1,0 +1,1 @@
+"""From records to boards to a static site. Installed as `normbench.leaderboard`; never torch."""

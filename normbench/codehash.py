@@ -1,0 +1,93 @@
+"""Hash of a method's code: its syntax tree, with the project modules it imports.
+
+Docstrings and comments do not count, so a typo in a docstring invalidates no record; a change in
+a shared formula invalidates every method that imports it. The registry, surgery and tasks are not
+followed: they are covered by the task's protocol version.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.util
+from pathlib import Path
+
+FORMULA_ROOMS = ("normbench.methods", "normbench.kernels")
+"""Packages of ours whose modules hold formulas and are followed when a method imports them."""
+
+
+def normalized_source(source: str) -> str:
+    """The syntax tree of `source` as text, without docstrings, comments or positions."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                node.body = node.body[1:]
+    return ast.dump(tree, annotate_fields=False, include_attributes=False)
+
+
+@functools.cache
+def module_hash(module: str) -> str:
+    """16 hex digits for `module` and every module it reaches within its own project.
+
+    Modules of normbench are followed within `FORMULA_ROOMS`; a plugin's modules are followed
+    within its top-level package and into `FORMULA_ROOMS`.
+
+    Raises:
+        ValueError: if the module's source cannot be found.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(_reachable(module)):
+        digest.update(name.encode())
+        digest.update(normalized_source(_source(name)).encode())
+    return digest.hexdigest()[:16]
+
+
+def _reachable(module: str) -> set[str]:
+    own = () if module.startswith("normbench.") else (module.partition(".")[0],)
+    rooms = FORMULA_ROOMS + own
+    seen: set[str] = set()
+    todo = [module]
+    while todo:
+        name = todo.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        todo.extend(m for m in _imports(name) if _inside(m, rooms) and _is_module(m))
+    return seen
+
+
+def _imports(module: str) -> set[str]:
+    """Absolute names of what `module` imports; `from a import b` gives both `a` and `a.b`."""
+    spec = importlib.util.find_spec(module)
+    package = module if spec and spec.submodule_search_locations else module.rpartition(".")[0]
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(_source(module))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            names.add(base)
+            names.update(f"{base}.{alias.name}" for alias in node.names)
+    # The bare packages only gather their members: following them would tie every method to all.
+    return names - set(FORMULA_ROOMS)
+
+
+def _inside(module: str, rooms: tuple[str, ...]) -> bool:
+    return any(module == room or module.startswith(room + ".") for room in rooms)
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # `a.b.c` where `a.b` is a module: c is an attribute
+        return False
+
+
+def _source(module: str) -> str:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        raise ValueError(f"the source of module {module!r} cannot be found, so it has no code hash")
+    return Path(spec.origin).read_text(encoding="utf-8")

@@ -1,0 +1,358 @@
+"""The catalogue of methods: register, look up, validate parameters, build.
+
+A method is one file in `normbench/methods/` (or a plugin's module under the entry-point group
+`normbench.methods`) with one `@register(...)`. Parameters are read off the builder's signature,
+so that nothing is declared twice; every one needs a `Param` with its meaning and bounds.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import functools
+import importlib
+import importlib.metadata
+import inspect
+import pkgutil
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from torch import nn
+
+from normbench.codehash import module_hash
+
+ENTRY_POINT_GROUP = "normbench.methods"
+
+T = TypeVar("T", bound=Callable[..., nn.Module])
+WeightSide = Callable[[nn.Module], "nn.Module | None"]
+
+
+class RegistryError(ValueError):
+    """A user's mistake about methods: unknown name, unknown parameter, value out of bounds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """Where a method comes from. `arxiv` is the bare id, `1502.03167`."""
+
+    title: str
+    authors: tuple[str, ...]
+    year: int
+    venue: str
+    arxiv: str = ""
+
+    def bibtex(self, key: str) -> str:
+        """A BibTeX entry under the given key."""
+        fields = {
+            "title": "{" + self.title + "}",
+            "author": " and ".join(self.authors),
+            "year": str(self.year),
+        }
+        kind = "misc" if self.venue.lower().startswith("arxiv") else "inproceedings"
+        fields["howpublished" if kind == "misc" else "booktitle"] = self.venue
+        if self.arxiv:
+            fields |= {"eprint": self.arxiv, "archivePrefix": "arXiv"}
+        body = ",\n".join(f"  {name} = {{{value}}}" for name, value in fields.items())
+        return f"@{kind}{{{key},\n{body}\n}}"
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """What a parameter means and which values it takes.
+
+    Bounds are inclusive unless `exclusive_minimum`. A parameter whose default is None takes None
+    or a value of `kind`. One called `eps` or `affine` with default None is inherited from the
+    slot by surgery, unless given.
+    """
+
+    doc: str
+    kind: type = float
+    minimum: float | None = None
+    maximum: float | None = None
+    exclusive_minimum: bool = False
+    choices: tuple[Any, ...] = ()
+    default: Any = None
+
+    def check(self, label: str, value: Any) -> Any:
+        """The value, converted to `kind`.
+
+        Raises:
+            RegistryError: if it is of the wrong type or out of bounds.
+        """
+        if value is None and self.default is None:
+            return None
+        value = self._convert(label, value)
+        if self.choices and value not in self.choices:
+            valid = ", ".join(map(repr, self.choices))
+            raise RegistryError(f"{label} is {value!r}; expected one of {valid}")
+        if self.kind in (int, float):
+            below = self.minimum is not None and (
+                value <= self.minimum if self.exclusive_minimum else value < self.minimum
+            )
+            above = self.maximum is not None and value > self.maximum
+            if below or above or value != value:
+                raise RegistryError(f"{label} is {value}; expected {self.bounds()}")
+        return value
+
+    def _convert(self, label: str, value: Any) -> Any:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if self.kind is float and is_number:
+            return float(value)
+        if self.kind is int and is_number and float(value).is_integer():
+            return int(value)
+        if self.kind in (bool, str) and isinstance(value, self.kind):
+            return value
+        raise RegistryError(f"{label} is {value!r}; expected {self.kind.__name__}")
+
+    def bounds(self) -> str:
+        """The bounds in words, `> 0` or `1 to 64`; empty if there are none."""
+        if self.minimum is not None and self.maximum is not None:
+            return f"{self.minimum:g} to {self.maximum:g}"
+        if self.minimum is not None:
+            return f"{'>' if self.exclusive_minimum else '≥'} {self.minimum:g}"
+        return "" if self.maximum is None else f"≤ {self.maximum:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """What a method may know of the training it is about to go through."""
+
+    total_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class MethodInfo:
+    """Everything the project knows about a method that is declared rather than measured.
+
+    Attributes:
+        builder: `(num_features, *, act=None, **params) -> nn.Module`.
+        consumes_activation: the module applies `act` itself, so surgery removes the original.
+        weight: weight side, `(conv) -> None | replacement`, given every convolution.
+        prepare: called on the swapped model once, before training.
+        observe: called on the model after training; its numbers go into the record's metrics.
+        module: dotted name of the file that registered it.
+    """
+
+    name: str
+    title: str
+    family: str
+    equation: str
+    citation: Citation | None
+    params: Mapping[str, Param]
+    builder: Callable[..., nn.Module]
+    consumes_activation: bool
+    weight: Callable[..., nn.Module | None] | None
+    prepare: Callable[[nn.Module, TrainingPlan], None] | None
+    observe: Callable[[nn.Module], Mapping[str, float]] | None
+    module: str
+    summary: str
+
+    def code_hash(self) -> str:
+        """Hash of the method's code and of the formulas it imports."""
+        return module_hash(self.module)
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry of `normbench methods --json`: what pages show, no code."""
+        cite = self.citation
+        return {
+            "name": self.name,
+            "title": self.title,
+            "summary": self.summary,
+            "family": self.family,
+            "equation": self.equation,
+            "consumes_activation": self.consumes_activation,
+            "weight_side": self.weight is not None,
+            "citation": None
+            if cite is None
+            else {
+                "title": cite.title,
+                "authors": list(cite.authors),
+                "year": cite.year,
+                "venue": cite.venue,
+                "arxiv": cite.arxiv,
+                "bibtex": cite.bibtex(self.name),
+            },
+            "parameters": [
+                {
+                    "name": name,
+                    "default": p.default,
+                    "kind": p.kind.__name__,
+                    "bounds": p.bounds(),
+                    "choices": list(p.choices),
+                    "doc": p.doc,
+                }
+                for name, p in self.params.items()
+            ],
+            "code_hash": self.code_hash(),
+        }
+
+
+_METHODS: dict[str, MethodInfo] = {}
+_BROKEN_PLUGINS: dict[str, str] = {}
+
+
+def register(
+    name: str,
+    *,
+    title: str,
+    family: str,
+    equation: str,
+    params: Mapping[str, Param] | None = None,
+    citation: Citation | None = None,
+    consumes_activation: bool = False,
+    weight: Callable[..., nn.Module | None] | None = None,
+    prepare: Callable[[nn.Module, TrainingPlan], None] | None = None,
+    observe: Callable[[nn.Module], Mapping[str, float]] | None = None,
+) -> Callable[[T], T]:
+    """Decorate a builder, usually a module class, to enter it in the catalogue.
+
+    The first paragraph of the builder's docstring becomes the method's summary.
+
+    Raises:
+        RegistryError: if the name is taken by another builder, is not lower_snake_case, or the
+            signature and `params` do not name the same parameters.
+    """
+
+    def enter(builder: T) -> T:
+        module = builder.__module__
+        taken = _METHODS.get(name)
+        same = taken is not None and taken.builder.__qualname__ == builder.__qualname__
+        if taken is not None and not (same and taken.module == module):  # a reload is no collision
+            raise RegistryError(f"method {name!r} is already registered by {taken.module}")
+        if not (name.isidentifier() and name == name.lower()):
+            raise RegistryError(f"method name {name!r} is not lower_snake_case")
+        summary = " ".join(inspect.cleandoc(builder.__doc__ or "").split("\n\n")[0].split())
+        _METHODS[name] = MethodInfo(
+            name, title, family, equation, citation,
+            _with_defaults(name, builder, params or {}), builder,
+            consumes_activation, weight, prepare, observe, module, summary,
+        )  # fmt: skip
+        return builder
+
+    return enter
+
+
+def _with_defaults(
+    name: str, builder: Callable[..., nn.Module], params: Mapping[str, Param]
+) -> dict[str, Param]:
+    signature = inspect.signature(builder)
+    keywords = [p for p in list(signature.parameters.values())[1:] if p.name != "act"]
+    names = [p.name for p in keywords]
+    if set(names) != set(params):
+        raise RegistryError(
+            f"method {name!r}: the signature has {names}, `params` describes {sorted(params)}"
+        )
+    if missing := [p.name for p in keywords if p.default is inspect.Parameter.empty]:
+        raise RegistryError(f"method {name!r}: parameters without a default: {missing}")
+    return {p.name: replace(params[p.name], default=p.default) for p in keywords}
+
+
+@functools.cache
+def _load_all() -> None:
+    package = importlib.import_module("normbench.methods")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"normbench.methods.{module.name}")
+    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        try:
+            point.load()
+        except Exception as error:  # a broken plugin must not take the catalogue down with it
+            _BROKEN_PLUGINS[point.name] = f"{type(error).__name__}: {error}"
+            warnings.warn(
+                f"plugin {point.name!r} ({point.value}) did not load: {error}", stacklevel=2
+            )
+
+
+def nearest(word: str, valid: Iterable[str]) -> str:
+    """` Did you mean 'x'?` for the valid name closest to `word`, or the list of valid names."""
+    names = sorted(valid)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"valid: {', '.join(names)}"
+
+
+def list_methods(family: str | None = None) -> list[str]:
+    """Names of all registered methods, sorted; of one family if given."""
+    _load_all()
+    return sorted(n for n, m in _METHODS.items() if family in (None, m.family))
+
+
+def get(name: str) -> MethodInfo:
+    """The catalogue entry of a method.
+
+    Raises:
+        RegistryError: if there is none, with the nearest valid name.
+    """
+    if name not in _METHODS:
+        _load_all()
+    if name in _METHODS:
+        return _METHODS[name]
+    if name in _BROKEN_PLUGINS:
+        raise RegistryError(f"method {name!r} comes from a broken plugin: {_BROKEN_PLUGINS[name]}")
+    raise RegistryError(f"unknown method {name!r}; {nearest(name, _METHODS)}")
+
+
+def resolve_params(name: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """All parameters of a method, defaults filled in, validated.
+
+    Raises:
+        RegistryError: for an unknown method or parameter, a wrong type or a value out of bounds.
+    """
+    info = get(name)
+    given = given or {}
+    for key in given:
+        if key not in info.params:
+            known = nearest(key, info.params) if info.params else "it takes none"
+            raise RegistryError(f"method {name!r} has no parameter {key!r}; {known}")
+    return {
+        key: param.check(f"{name}: {key}", given[key]) if key in given else param.default
+        for key, param in info.params.items()
+    }
+
+
+def variant(name: str, params: Mapping[str, Any] | None = None) -> str:
+    """Canonical string: `group_norm`, `batch_norm(eps=0.001)`; only what differs from defaults."""
+    info = get(name)
+    resolved = resolve_params(name, params)
+    changed = [f"{k}={v}" for k, v in sorted(resolved.items()) if v != info.params[k].default]
+    return f"{name}({', '.join(changed)})" if changed else name
+
+
+def parse_variant(text: str) -> tuple[str, dict[str, Any]]:
+    """Inverse of `variant`: `"group_norm(groups=8)"` to `("group_norm", {"groups": 8})`.
+
+    Raises:
+        RegistryError: if the text is not `name` or `name(key=value, ...)` with literal values.
+    """
+    problem = f"{text!r} is not a method: expected name or name(key=value, ...)"
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+        if isinstance(node, ast.Name):
+            return node.id, {}
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)) or node.args:
+            raise RegistryError(problem)
+        return node.func.id, {str(k.arg): _literal(k.value) for k in node.keywords}
+    except (SyntaxError, ValueError) as error:
+        raise RegistryError(problem) from error
+
+
+def _literal(node: ast.expr) -> Any:
+    """A literal; a bare word counts as a string, as `variant` prints strings unquoted."""
+    return node.id if isinstance(node, ast.Name) else ast.literal_eval(node)
+
+
+def build(name: str, num_features: int, act: nn.Module | None = None, **params: Any) -> nn.Module:
+    """Build one layer: `build("group_norm", 64, groups=8)`.
+
+    Args:
+        name: a method of the catalogue.
+        num_features: channels C of the N,C,* input.
+        act: activation that follows; methods that own their activation apply it, others ignore it.
+        params: the method's parameters.
+
+    Raises:
+        RegistryError: for an unknown method or parameter, or a value out of bounds.
+    """
+    if num_features < 1:
+        raise RegistryError(f"num_features is {num_features}; expected at least 1")
+    return get(name).builder(num_features, act=act, **resolve_params(name, params))

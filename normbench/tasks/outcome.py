@@ -1,0 +1,23 @@
+"""What a task returns for one cell: everything of a record that the task alone knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from normbench.cells import Status
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Result of a task. The fields mean what they mean in `normbench.cells.Record`."""
+
+    status: Status
+    reason: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    curve: tuple[Mapping[str, float], ...] = ()
+    trials: tuple[Mapping[str, Any], ...] = ()
+    samples: tuple[float, ...] = ()
+    slots: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

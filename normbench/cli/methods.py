@@ -1,0 +1,125 @@
+"""`normbench methods`: the catalogue, or one method in full."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import textwrap
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from normbench.registry import MethodInfo
+
+CATALOGUE_SCHEMA = 1
+"""Version of the shape of `methods --json`, which the site reads."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("methods")(methods)
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(help="Show this method in full.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show the catalogue of methods, or one method: equation, parameters, citation."""
+    from normbench.registry import get, list_methods
+
+    infos = [get(key) for key in ([name] if name else list_methods())]
+    if as_json:
+        typer.echo(catalogue_json(infos), nl=False)
+    elif name:
+        typer.echo("\n".join(_details(infos[0].to_json())))
+    else:
+        typer.echo("\n".join(_table([info.to_json() for info in infos])))
+
+
+def catalogue_json(infos: list[MethodInfo]) -> str:
+    """The catalogue as the site reads it: sorted, so that equal catalogues are equal bytes."""
+    entries = sorted((info.to_json() for info in infos), key=lambda entry: str(entry["name"]))
+    content = {"schema": CATALOGUE_SCHEMA, "methods": entries}
+    return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _width() -> int:
+    return min(100, shutil.get_terminal_size().columns)
+
+
+def _table(entries: list[dict[str, Any]]) -> Iterator[str]:
+    rows = [("METHOD", "FAMILY", "YEAR", "WHAT IT DOES")]
+    for entry in entries:
+        year = str(entry["citation"]["year"]) if entry["citation"] else ""
+        rows.append((entry["name"], entry["family"], year, entry["title"]))
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    for row in rows:
+        start = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False))
+        yield textwrap.fill(
+            row[3],
+            max(_width(), len(start) + 30),
+            initial_indent=start + "  ",
+            subsequent_indent=" " * (len(start) + 2),
+        )
+    yield ""
+    yield "normbench methods NAME shows equation, parameters and citation."
+
+
+def _details(entry: dict[str, Any]) -> Iterator[str]:
+    yield f"{entry['name']}: {entry['title']}"
+    yield f"family {entry['family']}" + ("".join(f", {trait}" for trait in _traits(entry)))
+    if entry["summary"]:
+        yield ""
+        yield _wrapped(entry["summary"])
+    yield ""
+    yield "Equation"
+    for line in entry["equation"].strip().splitlines():
+        yield _wrapped(line.strip(), "  ", "      ")
+    yield ""
+    yield "Parameters" if entry["parameters"] else "No parameters"
+    for parameter in entry["parameters"]:
+        yield from _parameter(parameter)
+    if entry["citation"]:
+        yield ""
+        yield from _citation(entry["citation"])
+
+
+def _traits(entry: dict[str, Any]) -> Iterator[str]:
+    if entry["consumes_activation"]:
+        yield "applies the activation that follows it"
+    if entry["weight_side"]:
+        yield "changes the weights of convolutions"
+
+
+def _parameter(parameter: dict[str, Any]) -> Iterator[str]:
+    name, default = parameter["name"], parameter["default"]
+    inherited = default is None and name in ("eps", "affine")
+    shown = "the slot's" if inherited else "none" if default is None else default
+    facts = [f"default {shown}", parameter["kind"], parameter["bounds"]]
+    if parameter["choices"]:
+        facts.append("one of " + ", ".join(map(str, parameter["choices"])))
+    yield _wrapped(f"{name}: {', '.join(fact for fact in facts if fact)}", "  ", "      ")
+    yield _wrapped(parameter["doc"], "      ", "      ")
+
+
+def _citation(cite: dict[str, Any]) -> Iterator[str]:
+    yield "Citation"
+    yield _wrapped(f"{', '.join(cite['authors'])}. {cite['title']}.", "  ", "  ")
+    arxiv = f", arXiv {cite['arxiv']}" if cite["arxiv"] else ""
+    yield f"  {cite['venue']}, {cite['year']}{arxiv}"
+    yield ""
+    for line in cite["bibtex"].splitlines():
+        yield _wrapped(line.strip(), "    " if line.startswith(" ") else "  ", "      ")
+
+
+def _wrapped(text: str, first: str = "", rest: str = "") -> str:
+    return textwrap.fill(
+        text,
+        _width(),
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

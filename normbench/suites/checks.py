@@ -1,0 +1,139 @@
+"""What a suite names must exist: methods and their parameters, models, datasets.
+
+Works on the plain data rather than on the validated suite, entry by entry, so that a misspelt
+method is reported together with a misspelt key elsewhere.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from normbench.cells import canonical_json
+from normbench.registry import RegistryError, get, nearest, parse_variant, resolve_params, variant
+from normbench.suites.errors import Complaint, Location
+from normbench.suites.schema import DatasetEntry, MethodEntry, ModelEntry
+
+_SET_BY_THE_TASK = ("pretrained", "num_classes", "in_chans")
+"""Arguments of `timm.create_model` that follow from the dataset and the protocol."""
+
+P = TypeVar("P", bound=BaseModel)
+Lines = Callable[[Location], int]
+
+
+def complaints(data: Mapping[str, Any], line_of: Lines) -> Iterator[Complaint]:
+    """Everything that a suite names and that does not exist, and entries that repeat another.
+
+    Args:
+        data: the suite as plain data, possibly malformed: malformed entries are passed over.
+        line_of: line of a location, for sentences that point at a second place.
+    """
+    yield from _methods(data, line_of)
+    yield from _models(data, line_of)
+    yield from _datasets(data, line_of)
+    for index, entry in enumerate(_items(data, "exclude")):
+        names = entry.get("method", []) if isinstance(entry, Mapping) else []
+        for name in names if isinstance(names, list) else [names]:
+            if isinstance(name, str):
+                at = ("exclude", index, "method")
+                yield from (Complaint(at, c.message) for c in _variant(at, name, {}))
+
+
+def resolved(entry: MethodEntry) -> tuple[str, dict[str, Any]]:
+    """Catalogue name and given parameters of an entry, whichever way it was written.
+
+    Raises:
+        RegistryError: if the string is not `name(key=value)`, or a parameter is given twice.
+    """
+    name, params = parse_variant(entry.name) if "(" in entry.name else (entry.name, {})
+    if twice := sorted(params.keys() & entry.params):
+        raise RegistryError(f"parameter {twice[0]!r} is given twice, in the name and in params")
+    return name, {**params, **entry.params}
+
+
+def _methods(data: Mapping[str, Any], line_of: Lines) -> Iterator[Complaint]:
+    seen: dict[str, Location] = {}
+    for at, entry in _entries(data, "methods", "name", MethodEntry):
+        wrong = list(_variant(at, entry.name, entry.params))
+        yield from wrong
+        if not wrong:
+            name, params = resolved(entry)
+            key = canonical_json([name, resolve_params(name, params)])
+            yield from _repeats(seen, key, at, f"the variant {variant(name, params)}", line_of)
+
+
+def _variant(at: Location, text: str, given: Mapping[str, Any]) -> Iterator[Complaint]:
+    """What is wrong with a method and its parameters, each parameter on its own."""
+    try:
+        name, params = resolved(MethodEntry(name=text, params=dict(given)))
+        get(name)
+    except RegistryError as error:
+        yield Complaint((*at, "name"), str(error))
+        return
+    for key, value in params.items():
+        where = (*at, "params", key) if key in given else at
+        try:
+            canonical_json(value)
+            resolve_params(name, {key: value})
+        except RegistryError as error:
+            yield Complaint(where, str(error), about_key=key not in get(name).params)
+        except ValueError:  # JSON has no infinity, and a cell is JSON
+            yield Complaint(where, f"{key} is not a finite number")
+
+
+def _models(data: Mapping[str, Any], line_of: Lines) -> Iterator[Complaint]:
+    import timm
+
+    importlib.import_module("normbench.networks")  # registers our small networks into timm
+    seen: dict[str, Location] = {}
+    for at, entry in _entries(data, "models", "name", ModelEntry):
+        if not timm.is_model(entry.name):
+            names = nearest(entry.name, timm.list_models())
+            known = names if names.startswith("did") else "see timm.list_models()"
+            yield Complaint((*at, "name"), f"unknown model {entry.name!r}; {known}")
+        for key in _SET_BY_THE_TASK:
+            if key in entry.args:
+                message = "is set by the task, the same for every cell; remove it"
+                yield Complaint((*at, "args", key), message, about_key=True)
+        key = canonical_json([entry.name, entry.args])
+        yield from _repeats(seen, key, at, f"the model {entry.name}", line_of)
+
+
+def _datasets(data: Mapping[str, Any], line_of: Lines) -> Iterator[Complaint]:
+    from normbench.data import DataError, check_source
+
+    seen: dict[str, Location] = {}
+    for at, entry in _entries(data, "datasets", "source", DatasetEntry):
+        try:
+            check_source(entry.source)
+        except DataError as error:
+            yield Complaint((*at, "source"), str(error))
+        key = canonical_json([entry.source, entry.options()])
+        yield from _repeats(seen, key, at, f"the dataset {entry.source}", line_of)
+
+
+def _repeats(
+    seen: dict[str, Location], key: str, at: Location, what: str, line_of: Lines
+) -> Iterator[Complaint]:
+    if key in seen:
+        yield Complaint(at, f"{what} stands in line {line_of(seen[key])} already")
+    seen.setdefault(key, at)
+
+
+def _entries(
+    data: Mapping[str, Any], section: str, shorthand: str, model: type[P]
+) -> Iterator[tuple[Location, P]]:
+    for index, item in enumerate(_items(data, section)):
+        try:
+            entry = model.model_validate({shorthand: item} if isinstance(item, str) else item)
+        except ValidationError:  # reported by the schema
+            continue
+        yield (section, index), entry
+
+
+def _items(data: Mapping[str, Any], section: str) -> list[Any]:
+    items = data.get(section)
+    return items if isinstance(items, list) else []

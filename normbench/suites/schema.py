@@ -1,0 +1,263 @@
+"""The shape of a suite file, as pydantic models: strict types, no unknown keys.
+
+The models are the one place where keys, types, bounds, defaults and their descriptions stand; the
+JSON Schema for editors is made from them. What needs the catalogue, timm or the data sources is
+checked in checks.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    JsonValue,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+T = TypeVar("T")
+
+Text = Annotated[StrictStr, Field(min_length=1)]
+Name = Annotated[
+    StrictStr, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="lower case, digits, . _ -")
+]
+Count = Annotated[StrictInt, Field(ge=1)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Fraction = Annotated[Number, Field(ge=0, le=1)]
+Seed = Annotated[StrictInt, Field(ge=0, le=2**32 - 1)]
+
+
+def _unique(values: tuple[T, ...]) -> tuple[T, ...]:
+    for index, value in enumerate(values):
+        if value in values[:index]:
+            raise PydanticCustomError("unique", "{value} stands there twice", {"value": value})
+    return values
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A bare string stands for a mapping with one key: `resnet18` for `{name: resnet18}`."""
+
+    key: str
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        def expand(value: Any) -> Any:
+            return {self.key: value} if isinstance(value, str) else value
+
+        return core_schema.no_info_before_validator_function(expand, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {"anyOf": [{"type": "string"}, handler(schema)]}
+
+
+class _OneOrMany:
+    """A bare value stands for a list of one."""
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        def expand(value: Any) -> Any:
+            return value if isinstance(value, list) else [value]
+
+        return core_schema.no_info_before_validator_function(expand, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        many = handler(schema)
+        return {"anyOf": [many["items"], many]}
+
+
+Many = Annotated[tuple[T, ...], Field(strict=False, min_length=1)]
+Unique = Annotated[Many[T], AfterValidator(_unique)]
+OneOrMany = Annotated[Many[T], _OneOrMany()]
+
+Optimizer = Literal["sgd", "adamw"]
+Schedule = Literal["cosine", "constant"]
+LearningRate = Annotated[Number, Field(gt=0)]
+Decay = Annotated[Number, Field(ge=0)]
+Momentum = Annotated[Number, Field(ge=0, lt=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class MethodEntry(_Part):
+    """A method with parameters; the string `name(key=value)` means the same."""
+
+    name: Text = Field(description="method of the catalogue (normbench methods)")
+    params: dict[str, JsonValue] = Field(default_factory=dict, description="its parameters")
+
+
+class ModelEntry(_Part):
+    """A timm model; a bare string is its name."""
+
+    name: Text = Field(description="timm model, or a network that normbench registers")
+    args: dict[str, JsonValue] = Field(
+        default_factory=dict, description="keyword arguments of timm.create_model"
+    )
+    batch_sizes: Unique[Count] | None = Field(
+        default=None, description="instead of the suite's, for this model"
+    )
+
+
+class DatasetEntry(_Part):
+    """A dataset with options; a bare string is its source."""
+
+    source: Text = Field(description="embedded:NAME, hf:OWNER/NAME, parquet:PATH, imagefolder:PATH")
+    train_samples: Count | None = Field(default=None, description="train on a subset of this size")
+    image_size: Count | None = Field(default=None, description="resize to this many pixels")
+    split_seed: Seed | None = Field(default=None, description="of the splits, not of the run")
+    validation_fraction: Annotated[Number, Field(gt=0, lt=1)] | None = Field(
+        default=None, description="where the source has no validation split"
+    )
+    config: Text | None = Field(default=None, description="configuration on the Hub")
+    revision: Text | None = Field(default=None, description="revision on the Hub")
+    image_column: Text | None = Field(default=None, description="column of the images")
+    label_column: Text | None = Field(default=None, description="column of the labels")
+
+    def options(self) -> dict[str, Any]:
+        """The options that were given, as `normbench.data.load` takes them."""
+        return self.model_dump(exclude={"source"}, exclude_none=True)
+
+
+class Training(_Part):
+    """How a cell is trained. Exactly one of `samples` and `epochs` sets the budget."""
+
+    samples: Count | None = Field(default=None, description="training samples seen in total")
+    epochs: Annotated[Number, Field(gt=0)] | None = Field(
+        default=None, description="passes over the training split"
+    )
+    accumulate: Count = Field(default=1, description="batches per optimizer step")
+    optimizer: Optimizer = "sgd"
+    lr: LearningRate = Field(default=0.1, description="learning rate at the reference batch")
+    lr_reference_batch: Count = Field(default=128, description="batch that `lr` is meant for")
+    lr_scaling: Literal["linear", "sqrt", "none"] = Field(
+        default="linear", description="how the rate follows the batch size"
+    )
+    momentum: Momentum = Field(default=0.9, description="of sgd")
+    nesterov: StrictBool = False
+    weight_decay: Decay = Field(default=5e-4, description="norm parameters and biases are exempt")
+    schedule: Schedule = "cosine"
+    warmup_fraction: Fraction = Field(default=0.05, description="share of steps of linear warm-up")
+    label_smoothing: Fraction = 0.0
+    clip_grad_norm: Annotated[Number, Field(gt=0)] | None = None
+    evaluations: Count = Field(default=4, description="points of the curve, on validation")
+    eval_batch_size: Count = 500
+    timeout_seconds: Annotated[Number, Field(gt=0)] = Field(
+        default=600.0, description="wall time after which a cell counts as `timeout`"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Training:
+        if (self.samples is None) == (self.epochs is None):
+            raise PydanticCustomError("budget", "expected exactly one of 'samples' and 'epochs'")
+        if self.nesterov and not (self.momentum > 0 and self.optimizer == "sgd"):
+            raise PydanticCustomError("nesterov", "nesterov needs sgd with a momentum above 0")
+        return self
+
+
+class Grid(_Part):
+    """Values to try. The budget is not among the keys: it is the same for every variant."""
+
+    optimizer: Unique[Optimizer] | None = None
+    lr: Unique[LearningRate] | None = None
+    lr_scaling: Unique[Literal["linear", "sqrt", "none"]] | None = None
+    momentum: Unique[Momentum] | None = None
+    nesterov: Unique[StrictBool] | None = None
+    weight_decay: Unique[Decay] | None = None
+    schedule: Unique[Schedule] | None = None
+    warmup_fraction: Unique[Fraction] | None = None
+    label_smoothing: Unique[Fraction] | None = None
+    clip_grad_norm: Unique[Annotated[Number, Field(gt=0)]] | None = None
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Grid:
+        if not self.model_dump(exclude_none=True):
+            raise PydanticCustomError("grid", "expected at least one training key with its values")
+        return self
+
+
+class Tune(_Part):
+    """Trials inside every cell, judged on the validation split, all of them recorded."""
+
+    grid: Grid
+    samples: Count = Field(description="training samples of one trial")
+    metric: Literal["validation_accuracy", "validation_loss"] = "validation_accuracy"
+
+
+class Claim(_Part):
+    """A sentence from a paper, and the check that records can support or contradict."""
+
+    id: Name
+    text: Text
+    source: Text = Field(description="where it is claimed: arXiv id, table, page")
+    check: dict[str, JsonValue] = Field(description="evaluated on the records")
+
+
+class Exclusion(_Part):
+    """Leaves out the cells that match every key given here; a list matches any of its values."""
+
+    method: OneOrMany[Text] | None = Field(
+        default=None, description="a name (all its variants) or name(key=value)"
+    )
+    model: OneOrMany[Text] | None = None
+    dataset: OneOrMany[Text] | None = Field(default=None, description="the source")
+    batch_size: OneOrMany[Count] | None = None
+    seed: OneOrMany[Seed] | None = None
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Exclusion:
+        if not self.model_dump(exclude_none=True):
+            raise PydanticCustomError("exclusion", "an empty entry would leave out every cell")
+        return self
+
+
+class Suite(_Part):
+    """What to compare, on what, how it is trained, and which claims it tests."""
+
+    name: Name
+    question: Text = Field(description="the question that the suite answers")
+    task: Literal["accuracy"] = Field(description="what a cell measures")
+    methods: Many[Annotated[MethodEntry, _Named("name")]]
+    models: Many[Annotated[ModelEntry, _Named("name")]]
+    datasets: Many[Annotated[DatasetEntry, _Named("source")]]
+    batch_sizes: Unique[Count] = Field(description="samples in one forward pass")
+    seeds: Unique[Seed] = Field(description="equal seeds are paired across methods")
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    training: Training
+    min_steps: Count = Field(
+        default=300, description="fewer steps make large batches look worse than they are"
+    )
+    tune: Tune | None = None
+    exclude: Annotated[tuple[Exclusion, ...], Field(strict=False)] = ()
+    claims: Annotated[tuple[Claim, ...], Field(strict=False)] = ()
+
+    def config(self) -> Mapping[str, Any]:
+        """`Cell.config` of the suite's cells, every key present."""
+        tune = self.tune.model_dump(mode="json", exclude_none=True) if self.tune else None
+        return {**self.training.model_dump(), "min_steps": self.min_steps, "tune": tune}
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a suite file, for editors that complete and check while one types."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Suite.model_json_schema(),
+    }

@@ -1,0 +1,127 @@
+"""The operation proper: replace every slot of a surveyed model, count what was done."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from normbench import registry
+from normbench.surgery import weights
+from normbench.surgery.carry import make_out_of_place, new_layer, slot_params
+from normbench.surgery.kinds import Parts, take_apart
+from normbench.surgery.places import places, put
+from normbench.surgery.report import FUSED, Slot, SurgeryError
+from normbench.surgery.slots import Survey
+from normbench.surgery.wrappers import ChannelsLast, NormAct
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one operation did."""
+
+    replaced: int = 0
+    consumed: int = 0
+    weight_side: int = 0
+    unconsumed: list[tuple[str, str]] = field(default_factory=list)
+    eps: set[float] = field(default_factory=set)
+    remarks: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
+
+
+def operate(model: nn.Module, found: Survey, method: str, params: Mapping[str, Any]) -> Tally:
+    """Replace every slot and apply the weight side.
+
+    Args:
+        model: the surveyed model or its copy.
+        found: the survey.
+        method: catalogue name.
+        params: the method's parameters as given.
+    """
+    tally = Tally()
+    if undone := weights.undo(model):
+        tally.notes.append(f"{undone} convolutions got their own weights back first")
+    like = next((p for p in model.parameters() if p.is_floating_point()), None)
+    for slot in found.slots:
+        _replace(model, slot, found.obstacles[slot.name], method, params, tally, like)
+    resolved = registry.resolve_params(method, params)
+    tally.weight_side, notes = weights.take_over(model, registry.get(method), resolved)
+    tally.notes += notes
+    tally.notes += [f"{text} ({count} slots)" for text, count in sorted(tally.remarks.items())]
+    return tally
+
+
+def _replace(
+    model: nn.Module,
+    slot: Slot,
+    obstacle: str,
+    method: str,
+    given: Mapping[str, Any],
+    tally: Tally,
+    like: torch.Tensor | None,
+) -> None:
+    old = model.get_submodule(slot.name)
+    parts = take_apart(old)
+    if not isinstance(parts, Parts):
+        raise SurgeryError(f"{slot.name} was a {slot.kind} when the model was surveyed, not now")
+    act = _activation(model, slot, parts)
+    if act is not None:
+        make_out_of_place(act)
+    taken = act is not None and _takes_over(model, slot, act, method, obstacle, tally)
+    params = slot_params(method, given, parts)
+    layer = new_layer(method, params, parts, act if taken else None, like)
+    put(model, places(model, old), _dressed(layer, parts, taken))
+    if act is not None and taken and slot.activation != FUSED:
+        put(model, places(model, act), nn.Identity())
+    _count(tally, parts, taken, params, layer)
+
+
+def _activation(model: nn.Module, slot: Slot, parts: Parts) -> nn.Module | None:
+    if slot.activation is None or slot.activation == FUSED:
+        return parts.act
+    return model.get_submodule(slot.activation)
+
+
+def _takes_over(
+    model: nn.Module, slot: Slot, act: nn.Module, method: str, obstacle: str, tally: Tally
+) -> bool:
+    """Whether the method takes the activation over; notes what keeps it from doing so."""
+    if not registry.get(method).consumes_activation:
+        return False
+    if slot.activation == FUSED:
+        return True
+    if not obstacle and len(places(model, act)) > 1:
+        obstacle = f"activation {slot.activation} stands at several places"
+    if obstacle:
+        tally.unconsumed.append((slot.name, obstacle))
+    return not obstacle
+
+
+def _dressed(layer: nn.Module, parts: Parts, taken: bool) -> nn.Module:
+    """The layer with what has to stay around it; the bare layer where nothing does."""
+    norm = ChannelsLast(layer) if parts.channels_last else layer
+    act = None if taken else parts.act
+    if parts.drop is None and act is None:
+        return norm
+    return NormAct(norm, parts.drop, act).train(parts.core.training)
+
+
+def _count(
+    tally: Tally, parts: Parts, taken: bool, params: Mapping[str, Any], layer: nn.Module
+) -> None:
+    tally.replaced += 1
+    tally.consumed += taken
+    eps = params.get("eps") or getattr(layer, "eps", None)
+    if isinstance(eps, (int, float)):
+        tally.eps.add(float(eps))
+    if parts.note:
+        tally.remarks[parts.note] += 1
+    if taken and parts.drop is not None:
+        tally.remarks["dropout stands after the activation taken over, not before"] += 1
+    asked, groups = params.get("groups"), getattr(layer, "groups", None)
+    if isinstance(groups, int) and asked is not None and groups != asked:
+        tally.remarks[f"groups={asked} does not divide the channels; groups={groups}"] += 1

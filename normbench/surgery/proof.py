@@ -1,0 +1,89 @@
+"""Prove a swap on a copy of the model: it runs forward and backward, through the new layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from normbench.surgery.kinds import walk
+from normbench.surgery.report import Slot, SurgeryError
+
+_NO_STATISTICS = re.compile(r"values? per channel")
+
+
+def prove(model: nn.Module, slots: Iterable[Slot], example: torch.Tensor, label: str) -> list[str]:
+    """Run a swapped model forward and backward in training mode and see every new layer run.
+
+    The model is used up (gradients, buffers): give a copy. Where a batch statistic does not exist
+    in training at this small input, evaluation mode is proved instead, with a note.
+
+    Args:
+        model: the swapped copy.
+        slots: of the model before the swap; those that ran must run again.
+        example: the input.
+        label: the variant, for messages.
+
+    Raises:
+        SurgeryError: if BatchNorm remains, the model does not run, or a new layer is not reached.
+    """
+    left = [name for name, module in walk(model) if isinstance(module, _BatchNorm)]
+    if left:
+        raise SurgeryError(f"{type(model).__name__}: BatchNorm remains at {', '.join(left)}")
+    expected = {slot.name for slot in slots if slot.values_per_sample}
+    notes: list[str] = []
+    try:
+        ran = _run(model.train(), expected, example)
+    except ValueError as error:
+        if not _NO_STATISTICS.search(str(error)):
+            raise _failed(model, label, example, error) from error
+        notes.append(f"not proved in training at input {tuple(example.shape)}: {error}")
+        ran = _run(model.eval(), expected, example)
+    except (RuntimeError, TypeError, AttributeError, AssertionError, IndexError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise _failed(model, label, example, error) from error
+    if missed := sorted(expected - ran):
+        raise SurgeryError(
+            f"{type(model).__name__}: the new layers at {', '.join(missed)} are not reached: the "
+            "model holds on to the old ones in some other way"
+        )
+    return notes
+
+
+def _run(model: nn.Module, names: set[str], example: torch.Tensor) -> set[str]:
+    """Forward and backward; the names among `names` that ran."""
+    ran: set[str] = set()
+    handles = [
+        model.get_submodule(name).register_forward_hook(lambda *_, name=name: ran.add(name))
+        for name in names
+    ]
+    try:
+        outputs = [t for t in _tensors(model(example)) if t.requires_grad]
+    finally:
+        for handle in handles:
+            handle.remove()
+    if outputs:
+        torch.stack([t.float().square().mean() for t in outputs]).sum().backward()  # type: ignore[no-untyped-call]
+    return ran
+
+
+def _failed(model: nn.Module, label: str, example: torch.Tensor, error: Exception) -> SurgeryError:
+    return SurgeryError(
+        f"{type(model).__name__} does not run with {label} on an input of shape "
+        f"{tuple(example.shape)}: {error}"
+    )
+
+
+def _tensors(values: Any) -> Iterator[torch.Tensor]:
+    if isinstance(values, torch.Tensor):
+        yield values
+    elif isinstance(values, (tuple, list)):
+        for value in values:
+            yield from _tensors(value)
+    elif isinstance(values, dict):
+        yield from _tensors(list(values.values()))

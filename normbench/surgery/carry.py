@@ -81,7 +81,7 @@ def _statistics_for(
     """The old state without running statistics that mean something else in the new layer."""
     state = dict(state)
     if "running_std" in state and "running_std" not in target:
-        state["running_var"] = state.pop("running_std").square() - eps
+        state["running_var"] = (state.pop("running_std").square() - eps).clamp_min(0)
     complete = "running_mean" in state and ("running_var" in state or "running_std" in state)
     if not (complete and "running_mean" in target):
         dropped = [n for n in state if n.startswith("running_") or n == "num_batches_tracked"]

@@ -152,12 +152,14 @@ def own_method(module: nn.Module) -> str | None:
     registry are recognised by their class.
     """
     mark = getattr(module, "normbench_mark", None)
-    return mark.method if isinstance(mark, Mark) else _methods_by_class().get(type(module))
+    if isinstance(mark, Mark):
+        return mark.method
+    return _methods_by_class(tuple(registry.list_methods())).get(type(module))
 
 
-@functools.cache
-def _methods_by_class() -> dict[Any, str]:
-    return {registry.get(name).builder: name for name in registry.list_methods()}
+@functools.lru_cache(maxsize=1)
+def _methods_by_class(names: tuple[str, ...]) -> dict[Any, str]:
+    return {registry.get(name).builder: name for name in names}
 
 
 def _own(module: nn.Module) -> Parts | Refusal:

@@ -51,7 +51,9 @@ def operate(model: nn.Module, found: Survey, method: str, params: Mapping[str, A
     resolved = registry.resolve_params(method, params)
     tally.weight_side, notes = weights.take_over(model, registry.get(method), resolved)
     tally.notes += notes
-    tally.notes += [f"{text} ({count} slots)" for text, count in sorted(tally.remarks.items())]
+    tally.notes += [
+        f"{text} ({count} slot{'s' * (count > 1)})" for text, count in sorted(tally.remarks.items())
+    ]
     return tally
 
 
@@ -115,9 +117,8 @@ def _count(
 ) -> None:
     tally.replaced += 1
     tally.consumed += taken
-    eps = params.get("eps") or getattr(layer, "eps", None)
-    if isinstance(eps, (int, float)):
-        tally.eps.add(float(eps))
+    if "eps" in params:
+        tally.eps.add(float(params["eps"] if params["eps"] is not None else layer.eps))  # type: ignore[arg-type]
     if parts.note:
         tally.remarks[parts.note] += 1
     if taken and parts.drop is not None:

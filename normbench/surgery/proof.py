@@ -16,16 +16,18 @@ from normbench.surgery.report import Slot, SurgeryError
 _NO_STATISTICS = re.compile(r"values? per channel")
 
 
-def prove(model: nn.Module, slots: Iterable[Slot], example: torch.Tensor, label: str) -> list[str]:
+def prove(
+    model: nn.Module, slots: Iterable[Slot], examples: Iterable[torch.Tensor], label: str
+) -> list[str]:
     """Run a swapped model forward and backward in training mode and see every new layer run.
 
-    The model is used up (gradients, buffers): give a copy. Where a batch statistic does not exist
-    in training at this small input, evaluation mode is proved instead, with a note.
+    The model is used up (gradients, buffers): give a copy. Where a statistic does not exist in
+    training at any of the inputs, evaluation mode is proved instead, with a note.
 
     Args:
         model: the swapped copy.
         slots: of the model before the swap; those that ran must run again.
-        example: the input.
+        examples: inputs; later ones are asked for only where statistics do not exist.
         label: the variant, for messages.
 
     Raises:
@@ -35,24 +37,44 @@ def prove(model: nn.Module, slots: Iterable[Slot], example: torch.Tensor, label:
     if left:
         raise SurgeryError(f"{type(model).__name__}: BatchNorm remains at {', '.join(left)}")
     expected = {slot.name for slot in slots if slot.values_per_sample}
-    notes: list[str] = []
-    try:
-        ran = _run(model.train(), expected, example)
-    except ValueError as error:
-        if not _NO_STATISTICS.search(str(error)):
-            raise _failed(model, label, example, error) from error
-        notes.append(f"not proved in training at input {tuple(example.shape)}: {error}")
-        ran = _run(model.eval(), expected, example)
-    except (RuntimeError, TypeError, AttributeError, AssertionError, IndexError) as error:
-        if isinstance(error, torch.OutOfMemoryError):
-            raise
-        raise _failed(model, label, example, error) from error
+    tried: list[torch.Tensor] = []
+    problem: ValueError | None = None
+    for example in examples:
+        tried.append(example)
+        ran, problem = _attempt(model.train(), expected, example, label)
+        if problem is None:
+            return _all_reached(model, expected, ran, [])
+    note = f"proved in evaluation only, since in training {problem}"
+    for example in tried:
+        ran, problem = _attempt(model.eval(), expected, example, label)
+        if problem is None:
+            return _all_reached(model, expected, ran, [note])
+    raise _failed(model, label, tried[-1], problem) from problem
+
+
+def _all_reached(
+    model: nn.Module, expected: set[str], ran: set[str], notes: list[str]
+) -> list[str]:
     if missed := sorted(expected - ran):
         raise SurgeryError(
             f"{type(model).__name__}: the new layers at {', '.join(missed)} are not reached: the "
             "model holds on to the old ones in some other way"
         )
     return notes
+
+
+def _attempt(
+    model: nn.Module, expected: set[str], example: torch.Tensor, label: str
+) -> tuple[set[str], ValueError | None]:
+    """What ran, and the error where a statistic does not exist at this input."""
+    try:
+        return _run(model, expected, example), None
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a model does that meets layers it was not written for
+        if isinstance(error, ValueError) and _NO_STATISTICS.search(str(error)):
+            return set(), error
+        raise _failed(model, label, example, error) from error
 
 
 def _run(model: nn.Module, names: set[str], example: torch.Tensor) -> set[str]:
@@ -72,7 +94,9 @@ def _run(model: nn.Module, names: set[str], example: torch.Tensor) -> set[str]:
     return ran
 
 
-def _failed(model: nn.Module, label: str, example: torch.Tensor, error: Exception) -> SurgeryError:
+def _failed(
+    model: nn.Module, label: str, example: torch.Tensor, error: Exception | None
+) -> SurgeryError:
     return SurgeryError(
         f"{type(model).__name__} does not run with {label} on an input of shape "
         f"{tuple(example.shape)}: {error}"

@@ -15,6 +15,8 @@ import torch
 from torch import nn
 
 from normbench import registry
+from normbench.registry import TrainingPlan
+from normbench.surgery.example import candidates
 from normbench.surgery.operate import Tally, operate
 from normbench.surgery.proof import prove
 from normbench.surgery.report import SwapReport
@@ -51,9 +53,24 @@ def swap(
     with _random_state_kept(model):
         found = survey(model, example_input)
         operate(found.copy, found, method, params)
-        notes = prove(found.copy, found.slots, found.example, label)
+        _get_ready(found.copy, method)
+        notes = prove(found.copy, found.slots, _examples(found, example_input), label)
         tally = operate(model, found, method, params)
     return _report(model, found, method, label, tally, notes)
+
+
+def _get_ready(model: nn.Module, method: str) -> None:
+    """Tell the copy's layers of a training to come: some refuse to train without."""
+    if (prepare := registry.get(method).prepare) is not None:
+        prepare(model, TrainingPlan(total_steps=1))
+
+
+def _examples(found: Survey, example_input: torch.Tensor | None) -> Iterator[torch.Tensor]:
+    """The input watched, then larger ones if the choice is ours."""
+    yield found.example
+    for example in candidates(found.copy, example_input):
+        if example.numel() > found.example.numel():
+            yield example
 
 
 @contextmanager

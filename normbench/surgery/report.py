@@ -93,15 +93,16 @@ class SwapReport:
     def __str__(self) -> str:
         lines = [
             f"{self.variant} in {self.model}: {self.replaced} of {self.found} slots replaced, "
-            f"{self.paired_activations} followed by an activation, "
-            f"{self.consumed_activations} of those taken over",
+            f"{self.paired_activations} followed by an activation"
+            + f", {self.consumed_activations} of those taken over"
+            * bool(self.consumed_activations),
             f"  at least {self.min_values_per_sample} values per channel and sample "
             f"at input {'×'.join(map(str, self.input_shape))}",
         ]
         if self.eps:
             lines.append(f"  eps {', '.join(f'{value:g}' for value in self.eps)}")
         if self.weight_side:
-            lines.append(f"  weights of {self.weight_side} convolutions taken over")
+            lines.append(f"  convolutions whose weights were taken over: {self.weight_side}")
         lines += [f"  left: {name}: {reason}" for name, reason in self.left]
         lines += [f"  activation kept: {name}: {reason}" for name, reason in self.unconsumed]
         lines += [f"  {note}" for note in self.notes]

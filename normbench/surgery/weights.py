@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,7 @@ def take_over(
     """
     if info.weight is None:
         return 0, []
+    accepted = _accepted(info.weight, params)
     done, standardized = 0, 0
     for name, conv in _convolutions(model).items():
         if isinstance(conv, STANDARDIZED):
@@ -70,7 +72,7 @@ def take_over(
             raise SurgeryError(
                 f"{name}: its weight is parametrized already, so {info.name!r} cannot take it over"
             )
-        replacement = info.weight(conv, **params)
+        replacement = info.weight(conv, **accepted)
         target = conv if replacement is None else replacement
         if replacement is not None:
             replacement.train(conv.training)
@@ -79,6 +81,14 @@ def take_over(
         done += 1
     notes = [f"{standardized} convolutions standardize their weights already and were left"]
     return done, notes if standardized else []
+
+
+def _accepted(weight: Callable[..., Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the method's parameters that its weight side asks for by name."""
+    asked = inspect.signature(weight).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in asked):
+        return dict(params)
+    return {p.name: params[p.name] for p in asked if p.name in params}
 
 
 def _convolutions(model: nn.Module) -> dict[str, nn.Module]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from normbench.cli.plain_math import plain
+
 if TYPE_CHECKING:
     from normbench.registry import MethodInfo
 
@@ -75,8 +77,8 @@ def _details(entry: dict[str, Any]) -> Iterator[str]:
         yield _wrapped(entry["summary"])
     yield ""
     yield "Equation"
-    for line in entry["equation"].strip().splitlines():
-        yield _wrapped(line.strip(), "  ", "      ")
+    for line in plain(entry["equation"]).splitlines():
+        yield _wrapped(line, "  ", "      ")
     yield ""
     yield "Parameters" if entry["parameters"] else "No parameters"
     for parameter in entry["parameters"]:
@@ -106,9 +108,9 @@ def _parameter(parameter: dict[str, Any]) -> Iterator[str]:
 
 def _citation(cite: dict[str, Any]) -> Iterator[str]:
     yield "Citation"
-    yield _wrapped(f"{', '.join(cite['authors'])}. {cite['title']}.", "  ", "  ")
+    yield _wrapped(f"{'; '.join(cite['authors'])}. {cite['title']}.", "  ", "  ")
     arxiv = f", arXiv {cite['arxiv']}" if cite["arxiv"] else ""
-    yield f"  {cite['venue']}, {cite['year']}{arxiv}"
+    yield _wrapped(f"{cite['venue']}, {cite['year']}{arxiv}", "  ", "  ")
     yield ""
     for line in cite["bibtex"].splitlines():
         yield _wrapped(line.strip(), "    " if line.startswith(" ") else "  ", "      ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -50,40 +51,61 @@ _SENTENCES: Mapping[str, Callable[[Any, Mapping[str, Any]], str]] = {
 
 def complaints(error: ValidationError) -> Iterator[Complaint]:
     """One complaint for each of pydantic's errors."""
-    for detail in error.errors(include_url=False):
+    details = error.errors(include_url=False)
+    misspelt = {
+        (detail["loc"][:-1], meant)
+        for detail in details
+        if detail["type"] == "extra_forbidden"
+        for meant in difflib.get_close_matches(str(detail["loc"][-1]), _keys(detail["loc"]), n=1)
+    }
+    for detail in details:
         location, kind, value = detail["loc"], detail["type"], detail["input"]
         if kind == "too_short" and value:
             continue  # an entry is wrong, which is reported already; the list is not empty
         if kind == "missing":
-            message = f"the key {str(location[-1])!r} is missing"
-            yield Complaint(location[:-1], message, about_key=True)
+            if (location[:-1], location[-1]) not in misspelt:
+                message = f"the key {str(location[-1])!r} is missing"
+                yield Complaint(location[:-1], message, about_key=True)
         elif kind == "extra_forbidden":
             yield Complaint(location, _unknown_key(location), about_key=True)
-        elif kind in _KINDS:
-            yield Complaint(location, f"expected {_KINDS[kind]}, got {_describe(value, kind)}")
-        elif kind == "literal_error":
-            yield Complaint(location, _not_among(value, detail["ctx"]["expected"]))
-        elif kind in _SENTENCES:
-            yield Complaint(location, _SENTENCES[kind](value, detail.get("ctx", {})))
-        else:  # our own validators write their sentences themselves
-            yield Complaint(location, detail["msg"])
+        else:
+            yield Complaint(location, _sentence(kind, value, detail))
+
+
+def _sentence(kind: str, value: Any, detail: Mapping[str, Any]) -> str:
+    context = detail.get("ctx", {})
+    if kind in _KINDS:
+        return f"expected {_KINDS[kind]}, got {_describe(value, kind)}"
+    if kind == "literal_error":
+        return _not_among(value, context["expected"])
+    if kind in _SENTENCES:
+        return _SENTENCES[kind](value, context)
+    return str(detail["msg"])  # our own validators write their sentences themselves
 
 
 def _not_among(value: Any, expected: str) -> str:
     valid = [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")]
-    got = _describe(value, "")
-    return f"unknown value {got}; {nearest(str(value), valid)}"
+    got = repr(value) if isinstance(value, str) else _describe(value, "")
+    return f"{got} is unknown; {nearest(str(value), valid)}"
 
 
 def _unknown_key(location: Location) -> str:
-    key = str(location[-1])
-    place = ".".join(part for part in location[:-1] if isinstance(part, str))
+    key, place = str(location[-1]), _place(location)
     if place == "tune.grid" and key in schema.Training.model_fields:
         return "is not tuned: every variant gets the same budget and the same evaluation"
     for home, model in _MODELS.items():
         if key in model.model_fields and home in ("", "training") and place in ("", "training"):
             return f"belongs {f'under {home!r}' if home else 'at the top level'}"
-    return f"unknown key; {nearest(key, _MODELS[place].model_fields)}"
+    return f"unknown key; {nearest(key, _keys(location))}"
+
+
+def _place(location: Location) -> str:
+    return ".".join(part for part in location[:-1] if isinstance(part, str))
+
+
+def _keys(location: Location) -> list[str]:
+    """The keys that are valid where this one stands."""
+    return list(_MODELS[_place(location)].model_fields)
 
 
 def _describe(value: Any, wanted: str) -> str:

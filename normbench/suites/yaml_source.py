@@ -80,18 +80,13 @@ class Source:
 
     def problem(self, complaint: Complaint) -> Problem:
         """The complaint with its line and column, its message led by the key's path."""
-        mark = self._mark(complaint)
-        where = key_path(complaint.location)
-        text = f"{where}: {complaint.message}" if where else complaint.message
-        return Problem(mark.line + 1, mark.column + 1, text)
-
-    def _mark(self, complaint: Complaint) -> yaml.Mark:
         location = complaint.location
-        if complaint.about_key and location in self._keys:
-            return self._keys[location]
-        while location not in self._values:  # a missing key: its parent is where to look
+        while location not in self._values:  # a shorthand's key, which nobody wrote
             location = location[:-1]
-        return self._values[location]
+        marks = self._keys if complaint.about_key and location in self._keys else self._values
+        where = key_path(location)
+        text = f"{where}: {complaint.message}" if where else complaint.message
+        return Problem(marks[location].line + 1, marks[location].column + 1, text)
 
     def _construct(self, node: yaml.Node, at: Location) -> Any:
         self._values[at] = node.start_mark
@@ -176,8 +171,9 @@ def _syntax_problem(error: yaml.MarkedYAMLError) -> Problem:
     said = ", ".join(part for part in (error.context, error.problem) if part)
     if "found character '\\t'" in said:
         said = "a tab where only spaces are allowed"
-    valid = isinstance(error, _Unsupported)
-    message = said if valid else f"not valid YAML: {said}"
+    if error.context_mark and mark and error.context_mark.line != mark.line:
+        said += f" (it begins in line {error.context_mark.line + 1})"
+    message = said if isinstance(error, _Unsupported) else f"not valid YAML: {said}"
     return Problem(mark.line + 1, mark.column + 1, message) if mark else Problem(0, 0, message)
 
 

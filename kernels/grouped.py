@@ -1,0 +1,41 @@
+"""Normalization of each sample by the statistics of its groups of channels, on the native op.
+
+group_norm, layer_norm_chw (one group), instance_norm (one channel a group), the norm inside
+proxy_norm and the one beside weight standardization are all this function.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from normbench.kernels.channels import HALF, as_float, keep_format
+
+
+def largest_group_count(num_features: int, groups: int) -> int:
+    """The largest divisor of C that is not above `groups`."""
+    return next(g for g in range(min(groups, num_features), 0, -1) if num_features % g == 0)
+
+
+def group_norm(
+    x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Tensor:
+    r"""gamma·(x − μ_g)/√(σ²_g + eps) + beta, biased variance, per sample and group.
+
+    Statistics are float32 for half inputs; the result has the input's type and memory format.
+
+    Raises:
+        ValueError: if a group pools a single value, so that it has no variance.
+    """
+    values = x.shape[1] // groups * x.shape[2:].numel()
+    if values < 2:
+        raise ValueError(
+            f"a statistic over {x.shape[1] // groups} channels needs at least 2 values per "
+            f"channel group to have a variance, got {values} (values per channel and sample: "
+            f"{x.shape[2:].numel()}): input of shape {tuple(x.shape)}, {groups} groups"
+        )
+    if x.dtype in HALF:
+        y = torch.group_norm(as_float(x), groups, as_float(weight), as_float(bias), eps).to(x.dtype)
+    else:
+        y = torch.group_norm(x, groups, weight, bias, eps)
+    return keep_format(y, x) if x.is_cuda else y

@@ -1,0 +1,90 @@
+"""Batch Renormalization with a fused backward: native batch_norm plus one affine.
+
+Written out, the layer costs seven elementwise passes; here the forward is the native batch_norm
+and one multiply-add, the backward the native one with gamma·r in gamma's place.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from normbench.kernels.channels import HALF
+
+Limit = Tensor | float
+
+
+class _BatchRenorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        running_mean: Tensor,
+        running_std: Tensor,
+        rmax: Limit,
+        dmax: Limit,
+        eps: float,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        wide = x.float() if x.dtype in HALF else x
+        x_hat, mean, inverse_std = torch.native_batch_norm(
+            wide, None, None, None, None, True, 0.0, eps
+        )
+        std = inverse_std.reciprocal()
+        r = torch.clamp(std / running_std, 1 / rmax, rmax)  # type: ignore[call-overload]
+        d = torch.clamp((mean - running_mean) / running_std, -dmax, dmax)  # type: ignore[call-overload]
+        scale, shift = weight * r, torch.addcmul(bias, weight, d)
+        ctx.save_for_backward(x, weight, r, d, scale, mean, inverse_std)
+        ctx.eps = eps
+        shape = (1, -1) + (1,) * (x.dim() - 2)
+        y = torch.addcmul(shift.view(shape), x_hat, scale.view(shape))
+        ctx.mark_non_differentiable(mean, std, r)
+        return y.to(x.dtype) if x.dtype in HALF else y, mean, std, r
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        x, weight, r, d, scale, mean, inverse_std = ctx.saved_tensors
+        if x.dtype in HALF:
+            x, grad = x.float(), grad.float()
+        grad_x, grad_scale, grad_shift = torch.ops.aten.native_batch_norm_backward(
+            grad, x, scale, None, None, mean, inverse_std, True, ctx.eps, (True, True, True)
+        )
+        grad_weight = torch.addcmul(grad_scale * r, grad_shift, d)
+        return grad_x, grad_weight, grad_shift, None, None, None, None, None
+
+
+def batch_renorm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_std: Tensor,
+    rmax: Limit,
+    dmax: Limit,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    r"""y = gamma·((x − μ)/σ·r + d) + beta, with r and d as constants in the backward.
+
+    r = clip(σ/σ_run, 1/rmax, rmax), d = clip((μ − μ_run)/σ_run, −dmax, dmax), from the running
+    values as they are given; σ = √(biased variance + eps). Nothing is updated here.
+
+    Args:
+        x: N,C,* input.
+        weight: gamma, C values.
+        bias: beta, C values.
+        running_mean: μ_run, C values.
+        running_std: σ_run, C values.
+        rmax: a number, or a tensor of none dims where reading it would make the host wait.
+        dmax: as rmax.
+        eps: added to the variance.
+
+    Returns:
+        y, μ, σ and r.
+    """
+    y, mean, std, r = _BatchRenorm.apply(
+        x, weight, bias, running_mean, running_std, rmax, dmax, eps
+    )  # type: ignore[no-untyped-call]
+    return y, mean, std, r

@@ -1,0 +1,127 @@
+# normbench: `make help` lists what there is. Needs Python 3.11 to 3.13, C and C++ compilers, make.
+# PYTHON=… chooses the Python that .venv is made with (and the one `make gpu` runs on).
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+PYTHON ?=
+BIN := .venv/bin
+SUITE ?= suites/small-batch.yaml
+TESTS ?=
+WORKERS ?= logical
+PYTEST := $(BIN)/python -m pytest --timeout 900
+PARALLEL := -n $(WORKERS) --maxprocesses 8 --dist worksteal
+
+# ---- what users run ----
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: demo
+demo: .venv/run ## run suites/small-batch.yaml on the CPU and build the site (continues where it was stopped)
+	@echo "Running $(SUITE). Ctrl-C stops; finished cells are kept and 'make demo' continues."
+	$(BIN)/normbench run $(SUITE)
+	$(BIN)/normbench site build --out site
+	@echo "Open this file in a browser: $(CURDIR)/site/index.html"
+
+.PHONY: site
+site: .venv/run ## build the leaderboard from the records in results/ into site/
+	$(BIN)/normbench site build --out site
+	@echo "Open this file in a browser: $(CURDIR)/site/index.html"
+
+.PHONY: gpu
+gpu: ## on a CUDA machine: tests and suites/small-batch.yaml, in stages of at most 8 minutes (docs/gpu.md)
+	@$(call find-gpu-python); exec "$$python" scripts/gpu.py $(if $(STAGE),--stage $(STAGE))
+
+# ---- what developers run ----
+
+.PHONY: test
+test: .venv/dev ## all tests but the slow ones; TESTS=tests/cli runs a part
+	$(PYTEST) $(PARALLEL) -m "not slow" $(TESTS)
+
+.PHONY: test-slow
+test-slow: .venv/dev ## the tests that take minutes
+	$(PYTEST) $(PARALLEL) -m slow $(TESTS)
+
+.PHONY: lint
+lint: .venv/dev ## ruff, formatting, spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	git ls-files -z | xargs -0 $(BIN)/codespell
+
+.PHONY: format
+format: .venv/dev ## let ruff fix and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: types
+types: .venv/dev ## mypy --strict over the package, kernels/ and leaderboard/ at their installed names
+	$(BIN)/python scripts/check_types.py
+
+.PHONY: check
+check: lint types test ## everything CI runs
+
+.PHONY: bench
+bench: .venv/dev ## benchmarks/: layers against torch's, the harness against a bare loop
+	$(BIN)/python -m pytest benchmarks -p no:xdist -s
+
+# ---- generated files that are committed ----
+
+.PHONY: catalogue
+catalogue: .venv/run ## refresh leaderboard/catalogue.json from the registered methods
+	$(BIN)/normbench methods --json > leaderboard/catalogue.json.new
+	mv leaderboard/catalogue.json.new leaderboard/catalogue.json
+
+.PHONY: gpu-cells
+gpu-cells: .venv/run ## refresh the cells that `make gpu` reads from suites/small-batch.yaml
+	mkdir -p suites/cells
+	$(BIN)/normbench suite cells $(SUITE) --out suites/cells/$(basename $(notdir $(SUITE))).cells.jsonl
+
+.PHONY: constraints
+constraints: .venv/dev ## resolve pyproject.toml anew into constraints.txt (all extras, newest versions)
+	mkdir -p build
+	$(BIN)/python -m pip install --dry-run --ignore-installed --quiet --report build/report.json '.[dev,ray,browser]'
+	$(BIN)/python scripts/constraints.py build/report.json
+
+.PHONY: clean
+clean: ## remove .venv, build/ and site/, never records
+	rm -rf .venv build site *.egg-info
+
+# ---- the environment; a stamp each, written last, so that a stopped installation starts again ----
+
+.venv/run: pyproject.toml constraints.txt | .venv/bin/pip
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+.venv/dev: pyproject.toml constraints.txt | .venv/bin/pip
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@ .venv/run
+
+.venv/bin/pip:
+	@$(call find-python); echo "Making .venv with $$python"; "$$python" -m venv --clear .venv
+
+define find-python
+for python in $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11); do \
+  version=$$("$$python" -c 'import sys; print((3, 11) <= sys.version_info < (3, 14))' 2>/dev/null || true); \
+  [ "$$version" = True ] || continue; \
+  "$$python" -c 'import ensurepip, venv' 2>/dev/null && break; \
+  echo "$$python cannot make virtual environments: install its venv module (Debian: python3-venv)." >&2; exit 2; \
+done; \
+if [ "$$version" != True ]; then \
+  echo "normbench needs Python 3.11, 3.12 or 3.13$(if $(PYTHON),; $(PYTHON) is not,; none was found. PYTHON=/path/to/python names one)." >&2; exit 2; \
+fi
+endef
+
+define find-gpu-python
+for python in $(if $(PYTHON),"$(PYTHON)",python3 python $(BIN)/python); do \
+  "$$python" -c 'import importlib.util as u, sys; sys.exit(not u.find_spec("torch"))' 2>/dev/null && break; \
+  python=; \
+done; \
+if [ -z "$$python" ]; then \
+  echo "make gpu needs a Python with torch, timm, numpy, pyarrow and pytest; PYTHON=/path/to/python names one." >&2; exit 2; \
+fi
+endef

@@ -1,0 +1,79 @@
+"""What every test may rely on: one thread, seeded, offline, folders of its own.
+
+Set before anything imports torch or a Hugging Face library, and inherited by the processes that
+tests start. Nothing here needs more than pytest, so that the tests also run on GPU machines that
+have little else.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+_SETTINGS = {
+    # Sums in parallel depend on the number of threads, and two test processes share the cores.
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "WANDB_MODE": "disabled",  # tests of the sink name their mode
+    "WANDB_ERROR_REPORTING": "false",
+    "WANDB_SILENT": "true",
+}
+_FOLDERS = {
+    "NORMBENCH_CACHE": "cache",
+    "NORMBENCH_RESULTS": "results",
+    "HF_HOME": "huggingface",
+    "WANDB_DIR": "wandb",
+    "WANDB_CACHE_DIR": "wandb",
+    "WANDB_CONFIG_DIR": "wandb",
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Settings and folders, made once and inherited by the worker processes of pytest-xdist."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return
+    scratch = Path(tempfile.mkdtemp(prefix="normbench-tests-"))
+    config.add_cleanup(lambda: shutil.rmtree(scratch, ignore_errors=True))
+    os.environ.update(_SETTINGS)
+    for variable, name in _FOLDERS.items():
+        (scratch / name).mkdir(exist_ok=True)
+        os.environ[variable] = str(scratch / name)
+    for variable in ("WANDB_API_KEY", "WANDB_BASE_URL", "RAY_ADDRESS"):
+        os.environ.pop(variable, None)
+
+
+def pytest_sessionstart() -> None:
+    """Property tests draw the same examples every time and have no deadline of their own."""
+    try:
+        from hypothesis import settings
+    except ImportError:
+        return
+    settings.register_profile("normbench", deadline=None, derandomize=True, database=None)
+    settings.load_profile("normbench")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Every test starts from the same random state, in whatever order tests run."""
+    random.seed(0)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository."""
+    return ROOT

@@ -13,7 +13,15 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from normbench.cells import canonical_json
-from normbench.registry import RegistryError, get, nearest, parse_variant, resolve_params, variant
+from normbench.registry import (
+    RegistryError,
+    build,
+    get,
+    nearest,
+    parse_variant,
+    resolve_params,
+    variant,
+)
 from normbench.suites.errors import Complaint, Location
 from normbench.suites.schema import DatasetEntry, MethodEntry, ModelEntry
 
@@ -73,15 +81,28 @@ def _variant(at: Location, text: str, given: Mapping[str, Any]) -> Iterator[Comp
     except RegistryError as error:
         yield Complaint((*at, "name"), str(error))
         return
+    wrong = False
     for key, value in params.items():
         where = (*at, "params", key) if key in given else at
         try:
             canonical_json(value)
             resolve_params(name, {key: value})
         except RegistryError as error:
+            wrong = True
             yield Complaint(where, str(error), about_key=key not in get(name).params)
         except ValueError:  # JSON has no infinity, and a cell is JSON
+            wrong = True
             yield Complaint(where, f"{key} is not a finite number")
+    if not wrong:
+        yield from _builds(at, name, params)
+
+
+def _builds(at: Location, name: str, params: Mapping[str, Any]) -> Iterator[Complaint]:
+    """What the method says of its parameters taken together: build one layer and see."""
+    try:
+        build(name, 64, **params)
+    except ValueError as error:
+        yield Complaint(at, str(error))
 
 
 def _models(data: Mapping[str, Any], line_of: Lines) -> Iterator[Complaint]:
@@ -103,16 +124,31 @@ def _models(data: Mapping[str, Any], line_of: Lines) -> Iterator[Complaint]:
 
 
 def _datasets(data: Mapping[str, Any], line_of: Lines) -> Iterator[Complaint]:
-    from normbench.data import DataError, check_source
-
     seen: dict[str, Location] = {}
     for at, entry in _entries(data, "datasets", "source", DatasetEntry):
-        try:
-            check_source(entry.source)
-        except DataError as error:
-            yield Complaint((*at, "source"), str(error))
+        yield from _source(at, entry)
         key = canonical_json([entry.source, entry.options()])
         yield from _repeats(seen, key, at, f"the dataset {entry.source}", line_of)
+
+
+def _source(at: Location, entry: DatasetEntry) -> list[Complaint]:
+    """What is wrong with the source, else with an option, else with the options together."""
+    from normbench.data import DataError, check_source
+
+    options = entry.options()
+
+    def refused(where: Location, given: Mapping[str, Any]) -> list[Complaint]:
+        try:
+            check_source(entry.source, given)
+        except DataError as error:
+            return [Complaint(where, str(error), about_key=bool(given))]
+        return []
+
+    found = refused((*at, "source"), {})
+    if not found:
+        for key, value in options.items():
+            found += refused((*at, key), {key: value})
+    return found or refused(at, options)
 
 
 def _repeats(

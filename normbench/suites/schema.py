@@ -35,6 +35,9 @@ Name = Annotated[
 Count = Annotated[StrictInt, Field(ge=1)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Fraction = Annotated[Number, Field(ge=0, le=1)]
+Share = Annotated[Number, Field(gt=0, lt=1)]
+Positive = Annotated[Number, Field(gt=0)]
+Whole = Annotated[StrictInt, Field(ge=0)]
 Seed = Annotated[StrictInt, Field(ge=0, le=2**32 - 1)]
 
 
@@ -89,7 +92,6 @@ OneOrMany = Annotated[Many[T], _OneOrMany()]
 
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["cosine", "constant"]
-LearningRate = Annotated[Number, Field(gt=0)]
 Decay = Annotated[Number, Field(ge=0)]
 Momentum = Annotated[Number, Field(ge=0, lt=1)]
 
@@ -120,17 +122,32 @@ class ModelEntry(_Part):
 class DatasetEntry(_Part):
     """A dataset with options; a bare string is its source."""
 
-    source: Text = Field(description="embedded:NAME, hf:OWNER/NAME, parquet:PATH, imagefolder:PATH")
+    source: Text = Field(
+        description="embedded:NAME, hf:OWNER/NAME, parquet:PATH, imagefolder:PATH, synthetic:SHAPE"
+    )
     train_samples: Count | None = Field(default=None, description="train on a subset of this size")
     image_size: Count | None = Field(default=None, description="resize to this many pixels")
+    channels: Literal[1, 3] | None = Field(default=None, description="instead of the images' own")
     split_seed: Seed | None = Field(default=None, description="of the splits, not of the run")
-    validation_fraction: Annotated[Number, Field(gt=0, lt=1)] | None = Field(
-        default=None, description="where the source has no validation split"
+    streaming: StrictBool | None = Field(default=None, description="read images while training")
+    memory_limit_mb: Positive | None = Field(default=None, description="larger sets stream")
+    augment: StrictBool | None = Field(default=None, description="timm's training augmentation")
+    workers: Whole | None = Field(default=None, description="loader processes when streaming")
+    image_column: Text | None = Field(default=None, description="column of the images")
+    label_column: Text | None = Field(default=None, description="column of the labels")
+    train_split: Text | None = Field(default=None, description="name of the training split")
+    validation_split: Text | None = Field(default=None, description="name of the validation split")
+    test_split: Text | None = Field(default=None, description="name of the test split")
+    validation_fraction: Share | None = Field(
+        default=None, description="share of training where the source has no validation split"
+    )
+    test_fraction: Share | None = Field(
+        default=None, description="share where the source has one single split"
     )
     config: Text | None = Field(default=None, description="configuration on the Hub")
     revision: Text | None = Field(default=None, description="revision on the Hub")
-    image_column: Text | None = Field(default=None, description="column of the images")
-    label_column: Text | None = Field(default=None, description="column of the labels")
+    num_classes: Count | None = Field(default=None, description="of synthetic data")
+    samples: Count | None = Field(default=None, description="of synthetic data, for training")
 
     def options(self) -> dict[str, Any]:
         """The options that were given, as `normbench.data.load` takes them."""
@@ -141,12 +158,10 @@ class Training(_Part):
     """How a cell is trained. Exactly one of `samples` and `epochs` sets the budget."""
 
     samples: Count | None = Field(default=None, description="training samples seen in total")
-    epochs: Annotated[Number, Field(gt=0)] | None = Field(
-        default=None, description="passes over the training split"
-    )
+    epochs: Positive | None = Field(default=None, description="passes over the training split")
     accumulate: Count = Field(default=1, description="batches per optimizer step")
     optimizer: Optimizer = "sgd"
-    lr: LearningRate = Field(default=0.1, description="learning rate at the reference batch")
+    lr: Positive = Field(default=0.1, description="learning rate at the reference batch")
     lr_reference_batch: Count = Field(default=128, description="batch that `lr` is meant for")
     lr_scaling: Literal["linear", "sqrt", "none"] = Field(
         default="linear", description="how the rate follows the batch size"
@@ -157,10 +172,10 @@ class Training(_Part):
     schedule: Schedule = "cosine"
     warmup_fraction: Fraction = Field(default=0.05, description="share of steps of linear warm-up")
     label_smoothing: Fraction = 0.0
-    clip_grad_norm: Annotated[Number, Field(gt=0)] | None = None
+    clip_grad_norm: Positive | None = None
     evaluations: Count = Field(default=4, description="points of the curve, on validation")
     eval_batch_size: Count = 500
-    timeout_seconds: Annotated[Number, Field(gt=0)] = Field(
+    timeout_seconds: Positive = Field(
         default=600.0, description="wall time after which a cell counts as `timeout`"
     )
 
@@ -177,7 +192,7 @@ class Grid(_Part):
     """Values to try. The budget is not among the keys: it is the same for every variant."""
 
     optimizer: Unique[Optimizer] | None = None
-    lr: Unique[LearningRate] | None = None
+    lr: Unique[Positive] | None = None
     lr_scaling: Unique[Literal["linear", "sqrt", "none"]] | None = None
     momentum: Unique[Momentum] | None = None
     nesterov: Unique[StrictBool] | None = None
@@ -185,7 +200,7 @@ class Grid(_Part):
     schedule: Unique[Schedule] | None = None
     warmup_fraction: Unique[Fraction] | None = None
     label_smoothing: Unique[Fraction] | None = None
-    clip_grad_norm: Unique[Annotated[Number, Field(gt=0)]] | None = None
+    clip_grad_norm: Unique[Positive] | None = None
 
     @model_validator(mode="after")
     def _not_empty(self) -> Grid:

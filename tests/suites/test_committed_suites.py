@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
+from normbench.data.options import Options
 from normbench.suites import expand, json_schema, load_suite
+from normbench.suites.schema import DatasetEntry
 
 FOLDER = Path(__file__).parents[2] / "suites"
 SUITES = sorted(FOLDER.glob("*.yaml"))
@@ -40,3 +43,8 @@ def test_small_batch_asks_what_the_readme_promises() -> None:
 def test_the_exported_schema_is_fresh() -> None:
     exported = json.loads((FOLDER / "schema.json").read_text(encoding="utf-8"))
     assert exported == json_schema(), "run: normbench suite schema --out suites/schema.json"
+
+
+def test_a_suite_takes_every_option_of_a_dataset() -> None:
+    known = {field.name for field in dataclasses.fields(Options)}
+    assert DatasetEntry.model_fields.keys() - {"source"} == known

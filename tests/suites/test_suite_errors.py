@@ -109,6 +109,21 @@ MISTAKES = {
         "[{name: nb_resnet10_1x1, args: {pretrained: true}}]",
         "5:41: models[0].args.pretrained: is set by the task, the same for every cell; remove it",
     ),
+    "option of another kind of source": (
+        "[embedded:mnist]",
+        "[{source: embedded:mnist, revision: main}]",
+        "6:37: datasets[0].revision: embedded:mnist has no option 'revision'; ",
+    ),
+    "options that exclude each other": (
+        "[embedded:mnist]",
+        "[{source: embedded:mnist, augment: true, streaming: false}]",
+        "6:12: datasets[0]: embedded:mnist: augment needs streaming, which is switched off",
+    ),
+    "parameters that exclude each other": (
+        "batch_norm,",
+        "'batch_renorm(schedule=fraction, hold=0.5)',",
+        "4:11: methods[0]: batch_renorm: hold, rmax_full and dmax_full are ",
+    ),
     "no budget": (
         "{samples: 600}",
         "{lr: 0.1}",
@@ -174,7 +189,9 @@ MISTAKES = {
 def test_a_mistake_is_one_sentence_at_its_place(case: str, problems: Find, good_text: str) -> None:
     old, new, expected = MISTAKES[case]
     assert good_text.count(old) == 1
-    assert problems(good_text.replace(old, new)) == [expected]
+    [problem] = problems(good_text.replace(old, new))
+    # Where the sentence comes from another room, its beginning is given.
+    assert problem.startswith(expected) if expected[-1] in " ;" else problem == expected
 
 
 def test_an_unknown_dataset_is_reported_at_its_place(problems: Find, good_text: str) -> None:

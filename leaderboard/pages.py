@@ -1,0 +1,159 @@
+"""Boards to HTML: what each page shows, rendered with Jinja2 and autoescape on."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+import normbench
+from normbench.cells import digest
+from normbench.leaderboard import charts, equations
+from normbench.leaderboard.boards import METRIC, Board, contrasts, is_older
+from normbench.leaderboard.catalogue import Catalogue, Method
+from normbench.leaderboard.palette import Style, assign
+from normbench.leaderboard.provenance import conditions, summarise
+from normbench.leaderboard.rows import Row
+from normbench.stats import RANKING_SEEDS, Interval
+
+MAX_LISTED = 3000
+"""Records that records.html lists; the downloads always hold all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Everything the pages are made from.
+
+    Attributes:
+        rows: all records, older code and repeats included.
+        questions: question by suite name, where the suite's file was at hand.
+        problems: record files that could not be read.
+    """
+
+    boards: tuple[Board, ...]
+    rows: tuple[Row, ...]
+    catalogue: Catalogue
+    questions: Mapping[str, str]
+    problems: tuple[str, ...]
+
+    @property
+    def methods(self) -> list[Method]:
+        """Methods with records, the catalogue's others after them, each group by name."""
+        measured = sorted({row.method for row in self.rows})
+        rest = sorted(self.catalogue.keys() - set(measured))
+        return [self.catalogue.get(name, Method.unknown(name)) for name in [*measured, *rest]]
+
+
+def render(content: Content) -> dict[str, str]:
+    """All pages: relative path to HTML text."""
+    environment = _environment(content)
+    styles = assign(v.name for board in content.boards for v in board.variants)
+    pages = {
+        "index.html": environment.get_template("index.html").render(
+            root="", suites=_suites(content, styles), summary=summarise(content.rows)
+        ),
+        "records.html": environment.get_template("records.html").render(
+            root="", rows=content.rows[-MAX_LISTED:], total=len(content.rows)
+        ),
+        "methods/index.html": environment.get_template("methods.html").render(
+            root="../", counts=_counts(content.rows)
+        ),
+    }
+    for method in content.methods:
+        pages[f"methods/{slug(method.name)}.html"] = environment.get_template("method.html").render(
+            root="../", method=method, results=_results(content, method, styles)
+        )
+    return pages
+
+
+def slug(name: str) -> str:
+    """A file name for a method; records may come from anywhere, so odd names become a hash."""
+    return name if re.fullmatch(r"[a-z0-9_]{1,80}", name) else f"method-{digest(name)}"
+
+
+def percent(interval: Interval) -> str:
+    """`94.8 ±0.4`: a fraction's mean and 95% interval in percent; the mean alone at one seed."""
+    return str(interval.scaled(100)).rpartition(" (")[0]
+
+
+def points(difference: Interval) -> str:
+    """`+59.0 ±5.1`: a difference of fractions in percentage points, with its sign."""
+    text = percent(difference)
+    return f"+{text}" if difference.mean > 0 else text.replace("-", "−", 1)
+
+
+def _suites(content: Content, styles: Mapping[str, Style]) -> list[dict[str, Any]]:
+    by_suite: dict[str, list[Board]] = defaultdict(list)
+    for board in content.boards:
+        by_suite[board.suite].append(board)
+    return [
+        {
+            "name": name,
+            "question": content.questions.get(name, ""),
+            "conditions": conditions([row for b in boards for row in b.rows]),
+            "boards": [_board(b, charts.accuracy_chart(b, styles)) for b in boards],
+        }
+        for name, boards in by_suite.items()
+    ]
+
+
+def _board(board: Board, svg: str) -> dict[str, Any]:
+    seeds = {entry.seeds for v in board.variants for entry in v.entries.values()}
+    return {
+        "board": board,
+        "anchor": f"board-{digest([board.suite, *_identity(board)])}",
+        "svg": Markup(svg),
+        "description": charts.description(board),
+        "contrasts": contrasts(board),
+        "seeds": seeds.pop() if len(seeds) == 1 else None,
+    }
+
+
+def _identity(board: Board) -> tuple[Any, ...]:
+    return board.rows[0].board_key
+
+
+def _results(content: Content, method: Method, styles: Mapping[str, Style]) -> list[dict[str, Any]]:
+    return [
+        _board(board, charts.accuracy_chart(board, styles, focus=method.name))
+        | {"variants": [v for v in board.variants if v.method == method.name]}
+        for board in content.boards
+        if any(v.method == method.name for v in board.variants)
+    ]
+
+
+def _counts(rows: Sequence[Row]) -> dict[str, int]:
+    counts: dict[str, int] = defaultdict(int)
+    for row in rows:
+        counts[row.method] += 1
+    return counts
+
+
+def _environment(content: Content) -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": percent, "points": points, "slug": slug, "mathml": equations.mathml,
+    }  # fmt: skip
+    environment.globals |= {
+        "content": content, "version": normbench.__version__, "metric": METRIC,
+        "ranking_seeds": RANKING_SEEDS, "is_older": is_older, "arxiv": _arxiv,
+    }  # fmt: skip
+    return environment
+
+
+def _arxiv(identifier: str) -> str:
+    """Link to an arXiv paper; empty if the id is not one."""
+    known = re.fullmatch(r"\d{4}\.\d{4,5}|[a-z.-]+/\d{7}", identifier)
+    return f"https://arxiv.org/abs/{identifier}" if known else ""

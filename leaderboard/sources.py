@@ -1,0 +1,45 @@
+"""Where a site's content comes from: folders of records and the suites' own words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+import yaml
+
+from normbench.store import Store, wide
+
+__all__ = ["ACCEPTED", "default_results", "questions", "read", "wide"]
+
+ACCEPTED = Path(__file__).parent / "results"
+"""Records that ship with the package."""
+
+
+def default_results(folder: Path) -> list[Path]:
+    """The folder if it has records, otherwise the accepted records of the package."""
+    return [folder] if folder.is_dir() and Store(folder).paths() else [ACCEPTED]
+
+
+def read(folders: Sequence[Path]) -> tuple[pl.DataFrame, list[str]]:
+    """All records of the folders as one frame, and the files that could not be read."""
+    stores = [Store(folder) for folder in folders]
+    frame = pl.concat([store.read() for store in stores])
+    latest = frame.sort("started_at").unique("record_id", keep="last", maintain_order=True)
+    return latest.sort("started_at", "record_id"), [p for s in stores for p in s.problems]
+
+
+def questions(folder: Path | None) -> dict[str, str]:
+    """The question of each suite file in a folder, by the suite's name.
+
+    Files that are not suites are passed over: checking them is the business of `suite check`.
+    """
+    found: dict[str, str] = {}
+    for path in sorted(folder.glob("*.y*ml")) if folder is not None and folder.is_dir() else ():
+        try:
+            suite = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            continue
+        if isinstance(suite, dict) and isinstance(suite.get("question"), str):
+            found[str(suite.get("name", path.stem))] = " ".join(suite["question"].split())
+    return found

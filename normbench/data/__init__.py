@@ -1,1 +1,8 @@
-"""data."""
+"""Data sources to tensors: `load("embedded:mnist")` gives three splits of normalised batches."""
+
+from normbench.data.dataset import Batch, Dataset, Split
+from normbench.data.errors import DataError
+from normbench.data.load import load
+from normbench.data.sources import check_source, list_embedded
+
+__all__ = ["Batch", "DataError", "Dataset", "Split", "check_source", "list_embedded", "load"]

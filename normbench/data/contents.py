@@ -14,6 +14,13 @@ from normbench.data.errors import DataError
 from normbench.data.options import Options
 from normbench.registry import nearest
 
+SPLIT_WORDS = {
+    "train": "train", "training": "train",
+    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
+    "test": "test", "testing": "test", "eval": "test",
+}  # fmt: skip
+"""Words in a file's, a folder's or a split's name, and the role they mean."""
+
 
 class Images(Protocol):
     """A sequence of encoded images (PNG, JPEG, WebP ...)."""

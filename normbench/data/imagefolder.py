@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from normbench.data.contents import Contents, FileImages, Located, Samples
+from normbench.data.contents import SPLIT_WORDS, Contents, FileImages, Located, Samples
 from normbench.data.errors import DataError
-from normbench.data.parquet import SPLIT_WORDS
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".ppm", ".tif", ".tiff"})
 

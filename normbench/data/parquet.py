@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from normbench.data.contents import Contents, Located, Samples, choose_columns, class_numbers
+from normbench.data.contents import (
+    SPLIT_WORDS,
+    Contents,
+    Located,
+    Samples,
+    choose_columns,
+    class_numbers,
+)
 from normbench.data.errors import DataError
 from normbench.data.options import Options
 from normbench.registry import nearest
@@ -30,12 +37,6 @@ if TYPE_CHECKING:
 
 EMBEDDED = Path(__file__).parent / "embedded"
 EMBEDDED_NAMES = ("digits", "fashion-mnist", "mnist")
-SPLIT_WORDS = {
-    "train": "train", "training": "train",
-    "validation": "validation", "valid": "validation", "val": "validation", "dev": "validation",
-    "test": "test", "testing": "test", "eval": "test",
-}  # fmt: skip
-"""Words in a file's, a folder's or a split's name, and the role they mean."""
 
 
 @dataclass(frozen=True)
@@ -196,4 +197,6 @@ def _bytes_of(source: str, table: pa.Table, name: str) -> pa.ChunkedArray:
         return pc.struct_field(column, "bytes")
     if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
         return column
-    raise DataError(f"{source}: column {name!r} is {column.type}; expected bytes or {{bytes, path}}")
+    raise DataError(
+        f"{source}: column {name!r} is {column.type}; expected bytes or {{bytes, path}}"
+    )

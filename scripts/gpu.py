@@ -1,0 +1,179 @@
+"""`make gpu`: what only a CUDA machine can tell, in stages of at most 8 minutes.
+
+Needs torch, timm, numpy, pyarrow and pytest, and no installation: the package is imported through
+a tree of links in build/gpu. A stage that ran out of time, or was stopped, continues when called
+again. Everything it finds lands in gpu-records/ (docs/gpu.md).
+
+Exit code: 0 all done; 1 something failed; 2 no CUDA, or a package is missing; 3 more is left to do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from source_tree import ROOT, make_source_tree
+
+NEEDED = ("torch", "timm", "numpy", "pyarrow", "pytest")
+STAGE_SECONDS = 470
+LAST_CELL_STARTS = 420
+RECORDS = ROOT / "gpu-records"
+CELLS = ROOT / "suites" / "cells" / "small-batch.cells.jsonl"
+TEST_FOLDERS = ("tests/gpu", "tests/contract", "tests/methods", "tests/surgery")
+DONE, FAILED, REFUSED, UNFINISHED = 0, 1, 2, 3
+
+
+def tests() -> int:
+    """Run the tests of layers and surgery, one process per file; files that passed stay passed."""
+    deadline = time.monotonic() + STAGE_SECONDS
+    state, code = RECORDS / "tests.json", _code_digest()
+    known = json.loads(state.read_text()) if state.exists() else {}
+    passed: list[str] = known.get("passed", []) if known.get("code") == code else []
+    failed: list[str] = []
+    for path in _test_files():
+        name = str(path.relative_to(ROOT))
+        if name in passed:
+            print(f"{name}: passed before", flush=True)
+            continue
+        if missing := sorted(_foreign_imports(path)):
+            print(f"{name}: not run, needs {', '.join(missing)}", flush=True)
+            continue
+        try:
+            outcome = _pytest(name, deadline - time.monotonic())
+        except subprocess.TimeoutExpired:
+            return _out_of_time("tests")
+        (passed if outcome in (0, 5) else failed).append(name)  # 5: the file has slow tests only
+        state.write_text(json.dumps({"code": code, "passed": passed, "failed": failed}, indent=1))
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+    return FAILED if failed else DONE
+
+
+def accuracy() -> int:
+    """Run the cells of suites/small-batch.yaml that have no record from this machine yet."""
+    lines = CELLS.read_text(encoding="utf-8").splitlines()
+    todo = _without_record(lines)
+    print(f"accuracy: {len(lines) - len(todo)} of {len(lines)} cells done", flush=True)
+    if not todo:
+        return DONE
+    worker = [sys.executable, "-m", "normbench.engine.worker", "--device", "cuda"]
+    worker += ["--spool", str(RECORDS / "spool"), "--deadline", str(LAST_CELL_STARTS)]
+    try:
+        subprocess.run(
+            worker, input="\n".join(todo) + "\n", stdout=subprocess.DEVNULL, text=True,
+            cwd=ROOT, env=_environment(), timeout=STAGE_SECONDS, check=True,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return _out_of_time("accuracy")  # the cell in flight is lost, no other
+    except subprocess.CalledProcessError as error:
+        print(f"accuracy: the worker ended with exit code {error.returncode}")
+        return FAILED
+    left = len(_without_record(lines))
+    print(f"accuracy: {len(lines) - left} of {len(lines)} cells done; records in {RECORDS}/spool")
+    return _out_of_time("accuracy") if left else DONE
+
+
+STAGES: dict[str, Callable[[], int]] = {"tests": tests, "accuracy": accuracy}
+
+
+def _without_record(lines: list[str]) -> list[str]:
+    """The cells that no record in the spool answers: same work, whatever became of it."""
+    from normbench import spool
+    from normbench.cells import Cell
+    from normbench.engine.execute import identify
+
+    folder = RECORDS / "spool"
+    records, problems = spool.read(folder) if folder.exists() else ([], [])
+    for problem in problems:
+        print(f"accuracy: {problem}")
+    answered = {record.cell_id for record in records}
+    return [s for s in lines if identify(Cell.from_json(json.loads(s)))[0] not in answered]
+
+
+def _test_files() -> Iterator[Path]:
+    for folder in TEST_FOLDERS:
+        yield from sorted((ROOT / folder).glob("test_*.py"))
+
+
+def _foreign_imports(path: Path) -> set[str]:
+    """Top-level packages that a test file imports and this machine does not have."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    known = {"tests", "normbench", "conftest"}
+    return {n for n in names - known if not (ROOT / "tests" / n).exists() and not _exists(n)}
+
+
+def _pytest(name: str, seconds: float) -> int:
+    if seconds < 15:  # importing torch and timm alone may take that
+        raise subprocess.TimeoutExpired(name, seconds)
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", name]
+    return subprocess.run(
+        command, cwd=ROOT, env=_environment(), timeout=seconds, check=False
+    ).returncode
+
+
+def _out_of_time(stage: str) -> int:
+    print(f"{stage}: out of time; the same command continues from here")
+    return UNFINISHED
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(ROOT / "build" / "gpu"), "PYTHONUNBUFFERED": "1"}
+
+
+def _code_digest() -> str:
+    """What the passed tests were passed with: every Python file of the package and of its tests."""
+    digest = hashlib.sha256(sys.version.encode())
+    for folder in ("kernels", "normbench", "tests"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _exists(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _ready() -> bool:
+    if missing := [package for package in NEEDED if not _exists(package)]:
+        print(f"make gpu needs {', '.join(NEEDED)}; {sys.executable} lacks {', '.join(missing)}.")
+        return False
+    import torch
+
+    if not torch.cuda.is_available():
+        print(f"make gpu needs a CUDA machine; torch {torch.__version__} finds no CUDA device.")
+        return False
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}", flush=True)
+    return True
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--stage", action="append", choices=STAGES, help="default: all of them")
+    stages = parser.parse_args().stage or list(STAGES)
+    if not _ready():
+        return REFUSED
+    RECORDS.mkdir(exist_ok=True)
+    sys.path.insert(0, str(make_source_tree(ROOT / "build" / "gpu")))
+    outcomes = []
+    for stage in stages:
+        print(f"== stage {stage}: at most {(STAGE_SECONDS + 10) // 60} minutes", flush=True)
+        outcomes.append(STAGES[stage]())
+    return FAILED if FAILED in outcomes else max(outcomes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

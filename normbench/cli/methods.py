@@ -28,7 +28,7 @@ def methods(
     name: Annotated[str | None, typer.Argument(help="Show this method in full.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show the catalogue of methods, or one method: equation, parameters, citation."""
+    """Show the catalogue of methods, or one in full."""
     from normbench.registry import get, list_methods
 
     infos = [get(key) for key in ([name] if name else list_methods())]

@@ -161,9 +161,12 @@ def _text(path: Path) -> str:
 
 
 def _nearest_file(path: Path) -> str:
-    names = [p.name for p in path.parent.glob("*.y*ml")]
-    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
-    return f"; did you mean '{path.parent / close[0]}'?" if close else ""
+    """A YAML file of a similar name, here or in the folder `suites`."""
+    folders = (path.parent, path.parent / "suites")
+    files = [p for folder in folders for p in folder.glob("[!.]*.y*ml")]
+    close = difflib.get_close_matches(path.stem, [p.stem for p in files], n=1)
+    near = next((p for p in files if p.stem in close), None)
+    return f"; did you mean '{near}'?" if near else ""
 
 
 def _syntax_problem(error: yaml.MarkedYAMLError) -> Problem:

@@ -249,6 +249,16 @@ def test_a_missing_file_is_answered_with_the_nearest(tmp_path: Path, good_text: 
     assert message(asked) == f"{asked}: no such file; did you mean '{tmp_path}/small-batch.yaml'?"
 
 
+def test_a_suites_bare_name_is_answered_with_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, good_text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("suites").mkdir()
+    Path("suites/small-batch.yaml").write_text(good_text)
+    expected = "small-batch: no such file; did you mean 'suites/small-batch.yaml'?"
+    assert message(Path("small-batch")) == expected
+
+
 def test_a_folder_is_answered_with_its_suites(tmp_path: Path, good_text: str) -> None:
     (tmp_path / "a.yaml").write_text(good_text)
     expected = f"{tmp_path}: is a folder; expected a YAML file: {tmp_path}/a.yaml"

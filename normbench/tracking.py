@@ -13,11 +13,13 @@ microseconds and goes on feeding its workers. `close` waits for the queue, for a
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import math
 import netrc
 import os
 import queue
+import shutil
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,6 +37,8 @@ PATIENCE = 3
 _OLD_NAMES = {"dryrun": "offline", "run": "online"}  # what WANDB_MODE may still say
 _TAG_LENGTH = 64  # the service refuses longer tags
 _NAME_LENGTH = 128
+_ROOM_BYTES = 10_000_000  # a run takes about 50 kB
+_FINISH_SECONDS = 30.0
 
 
 class TrackingError(ValueError):
@@ -208,8 +212,7 @@ class WandbSink:
     def _log(self, record: Record) -> None:
         if self._wandb is None:
             self._wandb = _import_wandb(self.mode)
-        # Made here because W&B falls back to a temporary folder, and only prints that it did.
-        (self.folder / "wandb").mkdir(parents=True, exist_ok=True)
+        _make_room(self.folder / "wandb")
         run = self._wandb.init(
             project=self.project,
             dir=str(self.folder),
@@ -282,6 +285,19 @@ def _run_name(record: Record) -> str:
     return name[:_NAME_LENGTH]
 
 
+def _make_room(folder: Path) -> None:
+    """Make the folder and check that it takes files, since W&B does neither in a way that tells.
+
+    It falls back to a temporary folder with no more than a print, and on a full disk leaves empty
+    files and fills the console with tracebacks of its logger.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+    if shutil.disk_usage(folder).free < _ROOM_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
 def _import_wandb(mode: Mode) -> Any:
     if mode == "offline":
         # W&B reports crashes of its own to its makers even offline; offline should mean that
@@ -304,7 +320,7 @@ def _settings(wandb: Any, mode: Mode, init_timeout: float) -> Any:
         # Neither touch nor join a run that the user has open in this process.
         "reinit": "create_new",
         # After this long `finish` gives up, and says so by an exception instead of a print.
-        "finish_timeout": 30.0,
+        "finish_timeout": _FINISH_SECONDS,
         "finish_timeout_raises": True,
         "disable_git": True,
         "disable_code": True,

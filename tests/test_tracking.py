@@ -174,6 +174,14 @@ def test_a_folder_that_cannot_be_made_is_a_problem(tmp_path: Path) -> None:
     assert "FileExistsError" in sink.problems[0]
 
 
+def test_a_full_disk_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: types.SimpleNamespace(free=1000))
+    sink = WandbSink("offline", tmp_path)
+    log(sink, make_record())
+    assert len(sink.problems) == 1
+    assert "No space left on device" in sink.problems[0]
+
+
 class _SlowWandb(types.ModuleType):
     """Stands in for a client whose `init` hangs longer than anyone wants to wait."""
 

@@ -1,0 +1,117 @@
+"""The table that ends a run: nothing naked, nothing mixed, nothing hidden."""
+
+from __future__ import annotations
+
+import math
+
+from example_records import make_record
+
+from normbench import summary
+
+
+def row(text: str, label: str) -> str:
+    """The line of the table that begins with `label`."""
+    (line,) = [line for line in text.splitlines() if line.startswith(label)]
+    return line
+
+
+def test_a_cell_has_mean_interval_and_n() -> None:
+    values = [0.945, 0.948, 0.951]
+    text = summary.table([make_record(v, seed=seed) for seed, v in enumerate(values)])
+    half = 4.302653 * 0.3 / math.sqrt(3)  # t(0.975, 2)·s/√n
+    assert "nb_resnet10_1x1 on embedded:mnist" in text
+    assert row(text, "batch_norm").split(maxsplit=1)[1] == f"94.8 ±{half:.1f} (n=3)"
+
+
+def test_one_seed_is_shown_as_such() -> None:
+    assert row(summary.table([make_record(0.948)]), "batch_norm").endswith("94.8 (n=1)")
+
+
+def test_failures_are_counted_beside_the_mean() -> None:
+    records = [make_record(0.9, seed=0), make_record(0.9, seed=1)]
+    records.append(make_record(None, seed=2, status="diverged", reason="NaN"))
+    text = summary.table(records)
+    assert "90.0 ±0.0 (n=2)" in text
+    assert "diverged 1/3" in text
+
+
+def test_a_metric_of_a_failed_run_does_not_enter_the_mean() -> None:
+    records = [make_record(0.9, seed=0), make_record(0.1, seed=1, status="diverged")]
+    assert "90.0 (n=1)" in summary.table(records)
+
+
+def test_unsupported_stands_alone() -> None:
+    records = [make_record(None, seed=s, batch_size=1, status="unsupported") for s in range(3)]
+    assert row(summary.table(records), "batch_norm").split() == ["batch_norm", "unsupported"]
+
+
+def test_columns_are_batch_sizes_in_order() -> None:
+    records = [make_record(0.9, batch_size=size) for size in (128, 2, 32)]
+    assert row(summary.table(records), "batch size").split() == ["batch", "size", "2", "32", "128"]
+
+
+def test_a_missing_cell_is_empty() -> None:
+    records = [make_record(0.9, batch_size=2), make_record(0.8, batch_size=8, method="none")]
+    text = summary.table(records)
+    assert row(text, "none").split() == ["none", "80.0", "(n=1)"]
+
+
+def test_one_block_per_model_and_dataset() -> None:
+    records = [make_record(model=m, dataset=d) for m in ("a", "b") for d in ("x", "y")]
+    assert sum(" on " in line for line in summary.table(records).splitlines()) == 4
+
+
+def test_what_cannot_be_compared_is_not_mixed() -> None:
+    records = [
+        make_record(0.9, seed=0),
+        make_record(0.8, seed=1, hardware_class="h200"),
+        make_record(0.7, seed=2, config={"samples": 6000, "lr": 0.2}),
+    ]
+    text = summary.table(records)
+    assert "(n=1)" in text
+    assert "(n=2)" not in text
+    assert "hardware=h200, lr=0.1" in text
+    assert "hardware=cpu-1-thread, lr=0.2" in text
+
+
+def test_the_latest_record_counts_and_the_others_are_mentioned() -> None:
+    old = make_record(0.5, code_hash="before", started_at="2025-01-01T00:00:00+00:00")
+    new = make_record(0.9)
+    for order in ([old, new], [new, old]):
+        text = summary.table(order)
+        assert "90.0 (n=1)" in text
+        assert "1 older record is superseded" in text
+
+
+def test_a_wide_table_moves_n_to_the_heading_then_continues_below() -> None:
+    records = [
+        make_record(0.9 + 0.01 * seed, seed=seed, batch_size=2**power)
+        for seed in range(3)
+        for power in range(1, 8)
+    ]
+    brief = summary.table(records, width=100)
+    assert "n=3 seeds" in brief
+    assert sum(line.startswith("batch size") for line in brief.splitlines()) == 1
+    narrow = summary.table(records, width=60)
+    assert sum(line.startswith("batch size") for line in narrow.splitlines()) == 2
+    assert max(map(len, narrow.splitlines()[2:])) <= 60
+
+
+def test_a_long_variant_is_wrapped() -> None:
+    variant = "batch_renorm(dmax_full=0.25, hold=0.05, rmax_full=0.4, schedule=fraction)"
+    text = summary.table([make_record(variant=variant)])
+    assert "\n  hold=0.05, rmax_full=0.4,\n" in text
+
+
+def test_other_metrics_keep_their_unit() -> None:
+    assert row(summary.table([make_record()], metric="test_loss"), "batch_norm").endswith(
+        "0.250 (n=1)"
+    )
+
+
+def test_a_run_without_the_metric_is_not_hidden() -> None:
+    assert "no train_seconds 1/1" in summary.table([make_record()], metric="train_seconds")
+
+
+def test_no_records_are_a_sentence() -> None:
+    assert summary.table([]) == "No records to summarise."

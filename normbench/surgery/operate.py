@@ -73,12 +73,12 @@ def _replace(
     act = _activation(model, slot, parts)
     if act is not None:
         make_out_of_place(act)
-    taken = act is not None and _takes_over(model, slot, act, method, obstacle, tally)
+    taken = _takes_over(model, slot, act, method, obstacle, tally)
     params = slot_params(method, given, parts)
     layer = new_layer(method, params, parts, act if taken else None, like)
-    put(model, places(model, old), _dressed(layer, parts, taken))
     if act is not None and taken and slot.activation != FUSED:
-        put(model, places(model, act), nn.Identity())
+        put(model, places(model, act), nn.Identity())  # before the layer, which holds it now
+    put(model, places(model, old), _dressed(layer, parts, taken))
     _count(tally, parts, taken, params, layer)
 
 
@@ -89,18 +89,23 @@ def _activation(model: nn.Module, slot: Slot, parts: Parts) -> nn.Module | None:
 
 
 def _takes_over(
-    model: nn.Module, slot: Slot, act: nn.Module, method: str, obstacle: str, tally: Tally
+    model: nn.Module,
+    slot: Slot,
+    act: nn.Module | None,
+    method: str,
+    obstacle: str,
+    tally: Tally,
 ) -> bool:
     """Whether the method takes the activation over; notes what keeps it from doing so."""
     if not registry.get(method).consumes_activation:
         return False
     if slot.activation == FUSED:
         return True
-    if not obstacle and len(places(model, act)) > 1:
+    if act is not None and not obstacle and len(places(model, act)) > 1:
         obstacle = f"activation {slot.activation} stands at several places"
     if obstacle:
         tally.unconsumed.append((slot.name, obstacle))
-    return not obstacle
+    return act is not None and not obstacle
 
 
 def _dressed(layer: nn.Module, parts: Parts, taken: bool) -> nn.Module:

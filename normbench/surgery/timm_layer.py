@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -11,6 +12,7 @@ from normbench import registry
 from normbench.surgery.carry import INHERITED
 from normbench.surgery.kinds import Mark, own_method, take_apart, walk
 from normbench.surgery.report import SurgeryError
+from normbench.surgery.slots import find_slots
 
 
 class NormLayer:
@@ -50,27 +52,30 @@ class NormLayer:
         return layer
 
     @classmethod
-    def check(cls, model: nn.Module) -> int:
-        """Count the method's layers in a model built with this.
+    def check(cls, model: nn.Module, example_input: torch.Tensor | None = None) -> int:
+        """Count the method's layers in a model built with this, and see the model run.
+
+        Args:
+            model: from `timm.create_model(..., norm_layer=this)`.
+            example_input: needed where the model has no timm configuration.
 
         Raises:
-            SurgeryError: if a BatchNorm is left or the method is nowhere: most timm models honour
-                `norm_layer` only in part, or not at all.
+            SurgeryError: if a BatchNorm is left, the method is nowhere, or the model does not run:
+                most timm models honour `norm_layer` only in part or not at all, and those with
+                channels last hand an N,C,* layer the wrong layout.
         """
         modules = list(walk(model))
         left = [name for name, module in modules if isinstance(module, _BatchNorm)]
         count = sum(own_method(module) == cls.method for _, module in modules)
         if left or not count:
-            what = f"BatchNorm is left at {', '.join(left[:5])}" + ("…" if len(left) > 5 else "")
-            others = sorted({type(m).__name__ for _, m in modules if take_apart(m) is not None})
-            what = (
-                what
-                if left
-                else f"it has none of {cls.method}, but {', '.join(others) or 'no norm'}"
-            )
+            others = {type(m).__name__ for _, m in modules if take_apart(m) is not None}
+            found = ", ".join(left[:5]) + "…" * (len(left) > 5) if left else ", ".join(others)
+            what = f"BatchNorm is left at {found}" if left else f"it has {found or 'no norm'}"
             raise SurgeryError(
-                f"{type(model).__name__} does not honour norm_layer: {what}; use normbench.swap"
+                f"{type(model).__name__} does not honour norm_layer: {what}, and {count} layers of "
+                f"{cls.method}; use normbench.swap"
             )
+        find_slots(model, example_input)
         return count
 
 

@@ -19,7 +19,10 @@ from torch.overrides import TorchFunctionMode
 
 from normbench.surgery.kinds import is_activation
 
-_FUNCTIONAL = {
+ACTIVATION, FUNCTIONAL = "activation", "the functional activation"
+"""Kinds of readers that matter: a module that can be moved, a function that cannot."""
+
+_FUNCTIONS = {
     "celu", "clamp", "elu", "gelu", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "mish",
     "prelu", "relu", "relu6", "rrelu", "selu", "sigmoid", "silu", "softplus", "tanh",
 }  # fmt: skip
@@ -55,7 +58,8 @@ class Sighting:
         order: rank of its first call; slots that did not run come last.
         values_per_sample: values per channel and sample, the smallest over its calls; 0 if none.
         activation: path of the activation module that follows directly, or None.
-        obstacle: why that activation cannot be moved into the slot; empty if it can.
+        obstacle: why an activation that follows cannot be moved into the slot; empty if it can,
+            or if none follows.
     """
 
     order: int
@@ -97,11 +101,7 @@ class _Watcher(TorchFunctionMode):
             # Asking for a shape, or a `contiguous()` that had nothing to do, is not reading.
             unchanged = result is tensor and tensor._version == version and "drop" not in name
             if not unchanged and next(_tensors(result), None) is not None:
-                kind = (
-                    "the functional activation"
-                    if name.rstrip("_") in _FUNCTIONAL
-                    else "the function"
-                )
+                kind = FUNCTIONAL if name.rstrip("_") in _FUNCTIONS else "the function"
                 call.readers.append(Reader(kind, name))
         return result
 
@@ -119,7 +119,7 @@ class _Watcher(TorchFunctionMode):
             self._live[id(output)] = call
 
     def enter_activation(self, name: str, args: Any) -> None:
-        found = self.read(args, Reader("activation", name)) if not self._depth else []
+        found = self.read(args, Reader(ACTIVATION, name)) if not self._depth else []
         self.callers[name].append(found[0].slot if found else None)
         self._depth += 1
 
@@ -193,7 +193,7 @@ def _ranks(watcher: _Watcher, slots: Iterable[str]) -> enumerate[str]:
 def _sighting(name: str, rank: int, watcher: _Watcher) -> Sighting:
     calls = [call for call in watcher.calls if call.slot == name]
     if not calls:
-        return Sighting(rank, 0, None, "the slot did not run in the forward pass watched")
+        return Sighting(rank, 0, None, "")
     values = min(call.values for call in calls)
     activation, obstacle = _follower(name, calls, watcher.callers)
     return Sighting(rank, values, activation, obstacle)
@@ -203,15 +203,15 @@ def _follower(
     slot: str, calls: list[_Call], callers: Mapping[str, list[str | None]]
 ) -> tuple[str | None, str]:
     """The activation that follows every call of a slot, and what keeps it from moving."""
-    names = {
-        reader.name for call in calls for reader in call.readers if reader.kind == "activation"
-    }
-    everywhere = all(any(r.kind == "activation" for r in call.readers) for call in calls)
-    if len(names) != 1 or not everywhere:
-        readers = sorted({str(reader) for call in calls for reader in call.readers})
-        return None, f"no one activation module follows directly, but {' and '.join(readers)}"
+    readers = [[reader for reader in call.readers if reader.kind == ACTIVATION] for call in calls]
+    names = sorted({reader.name for of_call in readers for reader in of_call})
+    others = {str(r) for call in calls for r in call.readers if r.kind != ACTIVATION}
+    if not names:
+        functional = sorted(other for other in others if other.startswith(FUNCTIONAL))
+        return None, f"{' and '.join(functional)} cannot be removed" if functional else ""
+    if len(names) > 1 or not all(readers):
+        return None, f"activation {' and '.join(names)} follows some of its outputs only"
     (name,) = names
-    others = {str(r) for call in calls for r in call.readers if r.kind != "activation"}
     if others:
         return name, f"its output also goes to {' and '.join(sorted(others))}"
     if any(caller != slot for caller in callers[name]):

@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from timm.layers import std_conv
 from torch import nn
@@ -44,9 +44,21 @@ def undo(model: nn.Module) -> int:
                 f"{name} was replaced by the weight side of {_mark(conv).method!r}, which cannot "
                 "be undone: build the model anew and swap that"
             )
-        parametrize.remove_parametrizations(conv, "weight", leave_parametrized=False)
-        del conv.normbench_weight
+        _give_back(conv)
     return len(taken)
+
+
+def _give_back(conv: nn.Module) -> None:
+    """Remove the parametrization of a convolution's weight, and with it our mark.
+
+    torch's `remove_parametrizations` also deletes the property from the class, which a deep copy
+    shares: it would break the original while we operate on its copy.
+    """
+    original = cast(Any, conv).parametrizations.weight.original
+    del conv._modules["parametrizations"]
+    conv.__class__ = type(conv).__bases__[0]
+    conv._parameters = {"weight": original, **conv._parameters}
+    del conv.normbench_weight
 
 
 def take_over(

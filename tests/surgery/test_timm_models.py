@@ -1,0 +1,76 @@
+"""Slots and pairs of real timm models, at small inputs, and the same models after a swap."""
+
+import pytest
+import timm
+import torch
+
+from normbench import surgery
+
+# model: slots, followed by an activation, of those fused with it, gamma zero-initialised
+COUNTS = {
+    "resnet18": (20, 9, 0, 8),
+    "resnet50": (53, 33, 0, 16),
+    "efficientnet_b0": (49, 33, 33, 0),
+    "mobilenetv3_small_100": (34, 23, 23, 0),
+    "regnety_002": (44, 27, 27, 13),
+    "densenet121": (121, 121, 121, 0),
+    "vgg11_bn": (8, 8, 0, 0),
+    "inception_v3": (94, 94, 94, 0),
+    "resnetv2_50": (49, 49, 49, 0),
+    "convnext_atto": (17, 0, 0, 0),
+    "repvgg_a0": (61, 0, 0, 0),
+    "hrnet_w18_small": (91, 43, 0, 0),
+    "test_resnet": (15, 8, 0, 4),
+    "test_efficientnet": (13, 9, 9, 0),
+    "test_byobnet": (14, 6, 6, 4),
+    "test_convnext": (14, 0, 0, 0),
+    "test_vit": (13, 0, 0, 0),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_every_slot_is_found_paired_and_replaced(name: str) -> None:
+    slots, paired, fused, zero = COUNTS[name]
+    report = surgery.swap(timm.create_model(name, num_classes=10), "proxy_norm")
+    assert (report.found, report.replaced, report.left) == (slots, slots, ())
+    assert (report.paired_activations, report.consumed_activations) == (paired, paired)
+    assert sum(slot.activation == "fused" for slot in report.slots) == fused
+    assert sum(slot.zero_init for slot in report.slots) == zero
+
+
+@pytest.mark.parametrize(
+    ("name", "eps"), [("inception_v3", 1e-3), ("convnext_atto", 1e-6), ("test_resnet", 1e-5)]
+)
+def test_eps_is_that_of_the_architecture(name: str, eps: float) -> None:
+    assert {slot.eps for slot in surgery.find_slots(timm.create_model(name))} == {eps}
+
+
+def test_slots_come_in_the_order_of_execution() -> None:
+    slots = surgery.find_slots(timm.create_model("resnet18"))
+    names = [slot.name for slot in slots]
+    assert [slot.order for slot in slots] == list(range(20))
+    assert names[:3] == ["bn1", "layer1.0.bn1", "layer1.0.bn2"]
+    # The shortcut runs after the residual branch, though it is defined later.
+    assert names.index("layer2.0.downsample.1") == names.index("layer2.0.bn2") + 1
+
+
+@pytest.mark.parametrize(("side", "smallest"), [(28, 1), (64, 4), (224, 49)])
+def test_values_per_sample_are_those_of_the_given_input(side: int, smallest: int) -> None:
+    slots = surgery.find_slots(timm.create_model("resnet18"), torch.randn(2, 3, side, side))
+    assert min(slot.values_per_sample for slot in slots) == smallest
+
+
+def test_a_vision_transformer_counts_its_tokens() -> None:
+    slots = surgery.find_slots(timm.create_model("test_vit"))
+    assert {slot.values_per_sample for slot in slots} == {10 * 10 + 1}  # patches and class token
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_the_example_has_the_channels_the_model_was_built_for(channels: int) -> None:
+    report = surgery.swap(timm.create_model("test_resnet", in_chans=channels), "group_norm")
+    assert report.input_shape == (2, channels, 64, 64)
+
+
+def test_a_model_of_fixed_size_is_watched_at_that_size() -> None:
+    model = timm.create_model("test_vit", img_size=32)
+    assert surgery.swap(model, "layer_norm_channels").input_shape == (2, 3, 32, 32)

@@ -123,7 +123,8 @@ def _count(
     tally.replaced += 1
     tally.consumed += taken
     if "eps" in params:
-        tally.eps.add(float(params["eps"] if params["eps"] is not None else layer.eps))  # type: ignore[arg-type]
+        eps = getattr(layer, "eps", None) if params["eps"] is None else params["eps"]
+        tally.eps |= {float(eps)} if eps is not None else set()
     if parts.note:
         tally.remarks[parts.note] += 1
     if taken and parts.drop is not None:

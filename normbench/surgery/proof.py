@@ -68,7 +68,8 @@ def _attempt(
 ) -> tuple[set[str], ValueError | None]:
     """What ran, and the error where a statistic does not exist at this input."""
     try:
-        return _run(model, expected, example), None
+        with torch.enable_grad():
+            return _run(model, expected, example), None
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a model does that meets layers it was not written for

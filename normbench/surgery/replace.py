@@ -30,9 +30,9 @@ def swap(
 
     Weight, bias, running statistics (where the method has use for them), eps and affine (where
     the method leaves them to the slot), device, dtype, training mode and `requires_grad` carry
-    over; what a method has no place for is lost to a later swap. A method that owns its activation takes over the one that follows, if nothing else uses
-    it. Activations that stay behind a slot are made out-of-place, since a method may return its
-    input or keep its output.
+    over; what a method has no place for is lost to a later swap. A method that owns its
+    activation takes over the one that follows, if nothing else uses it. Activations that stay
+    behind a slot are made out-of-place, since a method may return its input or keep its output.
 
     Args:
         model: built already, not yet compiled or fused; a timm model needs no `example_input`.

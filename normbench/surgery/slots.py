@@ -45,7 +45,7 @@ def find_slots(model: nn.Module, example_input: torch.Tensor | None = None) -> l
             model is configured for.
 
     Raises:
-        SurgeryError: if the model has no slots, does not run, or is fused already.
+        SurgeryError: if the model has no slots, does not run, or is fused or compiled already.
     """
     return list(survey(model, example_input).slots)
 
@@ -56,6 +56,7 @@ def survey(model: nn.Module, example_input: torch.Tensor | None = None) -> Surve
     Raises:
         SurgeryError: as `find_slots`.
     """
+    refuse_compiled(model)
     parts, refused = find_parts(model)
     if not parts and not refused:
         raise SurgeryError(_no_slots(model))
@@ -88,6 +89,16 @@ def find_parts(model: nn.Module) -> tuple[dict[str, Parts], list[tuple[str, str]
         else:
             parts[name] = found
     return parts, refused
+
+
+def refuse_compiled(model: nn.Module) -> None:
+    """Refuse a model that is not made of its own modules any more.
+
+    Raises:
+        SurgeryError: for the result of `torch.compile` or `torch.jit`.
+    """
+    if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
+        raise SurgeryError(f"{type(model).__name__} is compiled already: swap first, then compile")
 
 
 def refuse_fused(model: nn.Module) -> None:

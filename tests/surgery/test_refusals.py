@@ -36,6 +36,12 @@ def test_a_fused_model_is_refused() -> None:
         surgery.swap(model, "group_norm")
 
 
+def test_a_compiled_model_is_refused() -> None:
+    model = torch.compile(nn.Sequential(nn.BatchNorm2d(3)), backend="eager")
+    with pytest.raises(SurgeryError, match="swap first, then compile"):
+        surgery.swap(model, "group_norm", example_input=X)
+
+
 def test_a_bare_norm_is_no_model() -> None:
     with pytest.raises(SurgeryError, match=r"use normbench\.build"):
         surgery.swap(nn.BatchNorm2d(3), "group_norm", example_input=X)

@@ -2,7 +2,7 @@
 
 from normbench.data.dataset import Batch, Dataset, Split
 from normbench.data.errors import DataError
-from normbench.data.load import load
+from normbench.data.loading import load
 from normbench.data.sources import check_source, list_embedded
 
 __all__ = ["Batch", "DataError", "Dataset", "Split", "check_source", "list_embedded", "load"]

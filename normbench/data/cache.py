@@ -36,13 +36,13 @@ def folder() -> Path:
 def read(key: str) -> tuple[dict[str, NDArray[Any]], dict[str, Any]] | None:
     """The arrays, mapped copy-on-write, and the facts of an entry; None if it is not usable."""
     place = folder() / key
+    if not place.exists():
+        return None
     try:
         entry = json.loads((place / "entry.json").read_text())
         arrays = {name: np.load(place / f"{name}.npy", mmap_mode="c") for name in entry["crc32"]}
         if all(_checksum(arrays[name]) == crc for name, crc in entry["crc32"].items()):
             return arrays, entry["facts"]
-    except FileNotFoundError:
-        return None
     except (OSError, ValueError, EOFError, KeyError, TypeError):
         pass  # damaged: dropped below like one with a wrong checksum
     shutil.rmtree(place, ignore_errors=True)

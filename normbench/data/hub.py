@@ -165,7 +165,7 @@ def _undecoded(datasets: Any, rows: Any, image: str) -> Any:
 
 
 def _kind(datasets: Any, feature: Any) -> str:
-    if isinstance(feature, datasets.Image):
+    if isinstance(feature, datasets.Image) or (isinstance(feature, dict) and "bytes" in feature):
         return "image"
     if isinstance(feature, datasets.ClassLabel):
         return "class"

@@ -56,6 +56,8 @@ def carve(
     n = len(labels)
     groups = np.arange(n) if groups is None else groups
     _, first, group = np.unique(groups, return_index=True, return_inverse=True)
+    by_appearance = np.argsort(first)  # so that the groups' values do not matter
+    first, group = first[by_appearance], np.argsort(by_appearance)[group]
     order = stratified_order(labels[first], seed)
     carved_groups = np.zeros(len(first), dtype=bool)
     carved_groups[order[: max(1, round(fraction * len(first)))]] = True

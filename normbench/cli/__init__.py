@@ -7,8 +7,6 @@ the like are imported inside the command functions, so that `normbench --help` a
 from __future__ import annotations
 
 import errno
-import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -16,9 +14,10 @@ from collections.abc import Sequence
 import typer
 
 import normbench
+from normbench.cli import methods, results, run, site, suite
 
-COMMANDS = ("run", "results", "methods", "suite", "site")
-"""Modules of this package in the order that `--help` lists them."""
+COMMANDS = (run, results, methods, suite, site)
+"""In the order that `--help` lists them."""
 
 USER_ERROR = 2
 """Exit code for a mistake of the user's: bad input, a path that cannot be used, a full disk."""
@@ -54,9 +53,8 @@ def _options(
     """Measure and compare normalization methods for neural networks."""
 
 
-for _name in COMMANDS:
-    if importlib.util.find_spec(f"{__name__}.{_name}"):
-        importlib.import_module(f"{__name__}.{_name}").register(app)
+for _command in COMMANDS:
+    _command.register(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

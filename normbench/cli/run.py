@@ -1,0 +1,135 @@
+"""`normbench run`: from a suite to records, skipping what is measured already."""
+
+from __future__ import annotations
+
+import collections
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from normbench.cells import Record
+    from normbench.engine import RunPlan, RunSummary
+
+NOT_MEASURED = 1
+"""Exit code if no cell was measured, or any cell ended `error` or `timeout`."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("run")(run)
+
+
+def run(
+    suite: Annotated[Path, typer.Argument(help="The suite's YAML file.", metavar="SUITE")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the records; $NORMBENCH_RESULTS or results/ by default."),
+    ] = None,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--filter", metavar="KEY=VALUE", help="Run only matching cells; may be repeated."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the cells and what they cost; run nothing.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run cells that ended error or timeout again.")
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Worker processes; 0 runs in this one. Default: one per core."),
+    ] = None,
+    wandb: Annotated[
+        str | None,
+        typer.Option(
+            help="offline, online or disabled; by default online with a key, else offline."
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Run a suite: what is measured already is skipped, the rest appended to the records."""
+    from normbench.cli.progress import display
+    from normbench.engine import plan
+    from normbench.engine import run as run_cells
+
+    folder = out or Path(os.environ.get("NORMBENCH_RESULTS", "results"))
+    if dry_run:
+        planned = plan(
+            suite, out=folder, device=device, filters=filters or (), retry_failed=retry_failed,
+            workers=workers,
+        )  # fmt: skip
+        typer.echo("\n".join(describe(planned)))
+        return
+    from normbench.tracking import open_sink
+
+    sink = open_sink(wandb, folder)
+    with display() as show:
+        try:
+            summary = run_cells(
+                suite, out=folder, device=device, workers=workers, filters=filters or (),
+                retry_failed=retry_failed, sinks=(sink,), on_event=show,
+            )  # fmt: skip
+        finally:
+            sink.close()
+    for problem in (*summary.problems, *sink.problems):
+        typer.echo(f"Warning: {problem}", err=True)
+    report(summary, folder)
+
+
+def describe(planned: RunPlan) -> Iterable[str]:
+    """The lines of `--dry-run`: every cell that would run, counts, cost."""
+    from normbench.cli.progress import opening, span
+
+    for cell, seconds in zip(planned.to_run, planned.seconds, strict=True):
+        cost = f"  about {span(seconds)}" if seconds is not None else ""
+        yield (
+            f"{cell.task}  {cell.variant}  {cell.model}  {cell.dataset}  batch {cell.batch_size}"
+            f"  seed {cell.seed}{cost}"
+        )
+    yield opening(planned.total, planned.skipped, planned.expected_seconds)
+    if planned.expected_seconds is None and planned.to_run:
+        yield "The cost is not known yet: no cell of this kind was measured on this hardware."
+
+
+def report(summary: RunSummary, folder: Path) -> None:
+    """Print the table of results and what went wrong; leave with the exit code that says it."""
+    from normbench.summary import table
+
+    if summary.records:
+        typer.echo(table(summary.records))
+    counts = collections.Counter(record.status for record in summary.records)
+    statuses = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+    typer.echo(f"{summary.total} cells: {statuses or 'none has a record'}. Records: {folder}/")
+    for line in reasons(summary.records):
+        typer.echo(line, err=True)
+    if summary.interrupted:
+        raise typer.Exit(130)
+    failed = counts["error"] + counts["timeout"]
+    if failed:
+        typer.echo("Run again with --retry-failed to repeat the failed cells.", err=True)
+    if failed or not any(record.measured for record in summary.records):
+        if not failed:
+            typer.echo("Error: no cell was measured", err=True)
+        raise typer.Exit(NOT_MEASURED)
+
+
+def reasons(records: Iterable[Record]) -> Iterable[str]:
+    """One line per distinct failure: status, reason, the first cell, how many more."""
+    groups: dict[tuple[str, str], list[Record]] = collections.defaultdict(list)
+    for record in records:
+        if record.status != "ok":
+            groups[record.status, record.reason].append(record)
+    for (status, reason), members in groups.items():
+        cell = members[0].cell
+        more = f" and {len(members) - 1} more" if len(members) > 1 else ""
+        yield (
+            f"{status}: {cell.variant}, {cell.model}, batch {cell.batch_size}, "
+            f"seed {cell.seed}{more}: {reason}"
+        )

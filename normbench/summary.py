@@ -5,20 +5,23 @@ Plain text from plain records: no Polars, no colours, so that it reads the same 
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from normbench.cells import STATUSES, Record, canonical_json
+from normbench.spool import FAILED
 from normbench.stats import Interval, t_interval
 
-WIDTH = 100
 _GAP = "  "
 _LABEL_WIDTH = 34
 
 
-def table(records: Sequence[Record], metric: str = "test_accuracy", width: int = WIDTH) -> str:
+def table(
+    records: Sequence[Record], metric: str = "test_accuracy", width: int | None = None
+) -> str:
     """The metric by variant and batch size, with t intervals over seeds.
 
     One block per model and dataset; settings that would mix what cannot be compared (hardware
@@ -29,7 +32,8 @@ def table(records: Sequence[Record], metric: str = "test_accuracy", width: int =
     Args:
         records: finished records, of any suite.
         metric: name of a metric; accuracies are shown in percent.
-        width: columns of the terminal; wider tables are continued below.
+        width: characters a line may have; wider tables are continued below. None: as many as the
+            terminal has, 80 to 120.
 
     Returns:
         The text, without a final newline; one sentence if there is nothing to show.
@@ -41,8 +45,9 @@ def table(records: Sequence[Record], metric: str = "test_accuracy", width: int =
     for record in latest:
         blocks.setdefault(canonical_json(_settings(record)), []).append(record)
     titles = _titles([_settings(block[0]) for block in blocks.values()])
+    columns = terminal_width() if width is None else width
     parts = [
-        _block(title, block, metric, width)
+        _block(title, block, metric, columns)
         for title, block in zip(titles, blocks.values(), strict=True)
     ]
     if older := len(records) - len(latest):
@@ -54,25 +59,37 @@ def table(records: Sequence[Record], metric: str = "test_accuracy", width: int =
 def latest_records(records: Iterable[Record]) -> list[Record]:
     """The latest record of each configuration and hardware class, in the order first seen.
 
-    Measurements by older method code or another environment are superseded, not averaged in.
+    Measurements by older method code or another environment are superseded, not averaged in. A
+    failed attempt (`error`, `timeout`) supersedes nothing that came to an end.
     """
     latest: dict[str, Record] = {}
     for record in records:
         work = record.cell.to_json()
         del work["suite"]
         key = canonical_json([work, record.protocol, record.hardware_class])
-        if key not in latest or record.started_at > latest[key].started_at:
+        if key not in latest or _standing(record) > _standing(latest[key]):
             latest[key] = record
     return list(latest.values())
 
 
-def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+def _standing(record: Record) -> tuple[bool, str]:
+    return record.status not in FAILED, record.started_at
+
+
+def terminal_width() -> int:
+    """Columns of the terminal, 80 to 120; 120 where there is none."""
+    return min(120, max(80, shutil.get_terminal_size((120, 24)).columns))
+
+
+def format_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)
+) -> str:
     """Columns aligned with spaces under a ruled header; cells may have several lines.
 
     Args:
         header: one name per column.
         rows: the cells, as text.
-        left: how many leading columns are aligned left; the others are aligned right.
+        left: indices of the columns that are aligned left; the others are aligned right.
     """
     split = [[cell.split("\n") for cell in row] for row in [header, *rows]]
     widths = [max(len(line) for row in split for line in row[i]) for i in range(len(header))]
@@ -86,9 +103,9 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int
     return "\n".join(lines)
 
 
-def _aligned(cells: Sequence[str], widths: Sequence[int], left: int) -> str:
+def _aligned(cells: Sequence[str], widths: Sequence[int], left: Sequence[int]) -> str:
     padded = [
-        cell.ljust(width) if i < left else cell.rjust(width)
+        cell.ljust(width) if i in left else cell.rjust(width)
         for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
     ]
     return _GAP.join(padded).rstrip()
@@ -137,7 +154,7 @@ def _block(title: str, records: Sequence[Record], metric: str, width: int) -> st
     unit = f"{metric}{' (%)' if percent else ''}"
     for brief in (False, True):  # where n is the same everywhere it may move into the heading
         rows = [
-            [_wrapped(variant)]
+            [wrapped(variant)]
             + [_cell(intervals.get((variant, s)), by_place.get((variant, s), ()), metric, brief)
                for s in sizes]
             for variant in variants
@@ -196,8 +213,8 @@ def _fitted(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) ->
     ]  # fmt: skip
 
 
-def _wrapped(variant: str) -> str:
-    """A long variant on several lines, broken after commas."""
+def wrapped(variant: str) -> str:
+    """A long variant on several lines, broken at spaces."""
     return "\n".join(
         textwrap.wrap(variant, _LABEL_WIDTH, subsequent_indent="  ", break_on_hyphens=False)
     )

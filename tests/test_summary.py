@@ -83,6 +83,11 @@ def test_the_latest_record_counts_and_the_others_are_mentioned() -> None:
         assert "1 older record is superseded" in text
 
 
+def test_a_failed_retry_does_not_hide_a_result() -> None:
+    retry = make_record(None, status="error", code_hash="x", started_at="2027-01-01T00:00:00+00:00")
+    assert "94.8 (n=1)" in summary.table([make_record(), retry])
+
+
 def test_a_wide_table_moves_n_to_the_heading_then_continues_below() -> None:
     records = [
         make_record(0.9 + 0.01 * seed, seed=seed, batch_size=2**power)

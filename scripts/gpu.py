@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import collections
 import hashlib
 import importlib.util
 import json
@@ -27,6 +28,7 @@ NEEDED = ("torch", "timm", "numpy", "pyarrow", "pytest")
 STAGE_SECONDS = 470
 LAST_CELL_STARTS = 420
 RECORDS = ROOT / "gpu-records"
+SPOOL = RECORDS / "spool"
 CELLS = ROOT / "suites" / "cells" / "small-batch.cells.jsonl"
 TEST_FOLDERS = ("tests/gpu", "tests/contract", "tests/methods", "tests/surgery")
 DONE, FAILED, REFUSED, UNFINISHED = 0, 1, 2, 3
@@ -59,44 +61,37 @@ def tests() -> int:
 
 
 def accuracy() -> int:
-    """Run the cells of suites/small-batch.yaml that have no record from this machine yet."""
-    lines = CELLS.read_text(encoding="utf-8").splitlines()
-    todo = _without_record(lines)
-    print(f"accuracy: {len(lines) - len(todo)} of {len(lines)} cells done", flush=True)
-    if not todo:
-        return DONE
+    """Run the cells of suites/small-batch.yaml; the worker skips those with a record from here."""
     worker = [sys.executable, "-m", "normbench.engine.worker", "--device", "cuda"]
-    worker += ["--spool", str(RECORDS / "spool"), "--deadline", str(LAST_CELL_STARTS)]
+    worker += ["--spool", str(SPOOL), "--deadline", str(LAST_CELL_STARTS)]
     try:
-        subprocess.run(
-            worker, input="\n".join(todo) + "\n", stdout=subprocess.DEVNULL, text=True,
-            cwd=ROOT, env=_environment(), timeout=STAGE_SECONDS, check=True,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return _out_of_time("accuracy")  # the cell in flight is lost, no other
-    except subprocess.CalledProcessError as error:
-        print(f"accuracy: the worker ended with exit code {error.returncode}")
-        return FAILED
-    left = len(_without_record(lines))
-    print(f"accuracy: {len(lines) - left} of {len(lines)} cells done; records in {RECORDS}/spool")
-    return _out_of_time("accuracy") if left else DONE
+        with CELLS.open(encoding="utf-8") as cells:
+            outcome = subprocess.run(
+                worker, stdin=cells, cwd=ROOT, env=_environment(), timeout=STAGE_SECONDS,
+                check=False,
+            ).returncode  # fmt: skip
+    except subprocess.TimeoutExpired:  # the cell in flight is lost, no other
+        outcome = UNFINISHED
+    failed = _summarize_spool()
+    if outcome == UNFINISHED:
+        return _out_of_time("accuracy")
+    return FAILED if outcome or failed else DONE
 
 
 STAGES: dict[str, Callable[[], int]] = {"tests": tests, "accuracy": accuracy}
 
 
-def _without_record(lines: list[str]) -> list[str]:
-    """The cells that no record in the spool answers: same work, whatever became of it."""
+def _summarize_spool() -> bool:
+    """Print how many records there are by status; whether any tells of a fault of ours."""
     from normbench import spool
-    from normbench.cells import Cell
-    from normbench.engine.execute import identify
 
-    folder = RECORDS / "spool"
-    records, problems = spool.read(folder) if folder.exists() else ([], [])
+    records, problems = spool.read(SPOOL)
     for problem in problems:
-        print(f"accuracy: {problem}")
-    answered = {record.cell_id for record in records}
-    return [s for s in lines if identify(Cell.from_json(json.loads(s)))[0] not in answered]
+        print(problem)
+    statuses = collections.Counter(record.status for record in records)
+    counts = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
+    print(f"{SPOOL}: {len(records)} records: {counts or 'none'}")
+    return statuses["error"] > 0
 
 
 def _test_files() -> Iterator[Path]:

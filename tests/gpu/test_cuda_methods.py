@@ -76,7 +76,7 @@ def test_autocast_stays_close_and_finite(method: str, dtype: torch.dtype) -> Non
     x = (torch.randn(8, 64, 14, 14) * 30).to(dtype)  # squares overflow in float16 when summed
     expected = reference(x.double())
     with torch.autocast("cuda", dtype):
-        y = layer(x.cuda())
+        y = layer(x.cuda().requires_grad_())  # `none` has no parameters to ask
         y.float().square().mean().backward()
     assert torch.isfinite(y).all()
     assert all(torch.isfinite(p.grad).all() for p in layer.parameters() if p.grad is not None)

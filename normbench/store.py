@@ -50,7 +50,7 @@ _COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     "wall_seconds": pl.Float64,
     "schema_version": pl.Int64,
     "samples": pl.List(pl.Float64),
-    **{name: pl.String for name in JSON_COLUMNS},
+    **dict.fromkeys(JSON_COLUMNS, pl.String),
 }
 
 SCHEMA = pl.Schema(_COLUMNS)

@@ -147,16 +147,12 @@ def cells_of(work: str | os.PathLike[str] | Suite | Sequence[Cell]) -> list[Cell
         PlanError: if there are none.
         SuiteError: if the file is not a suite.
     """
-    if isinstance(work, (str, os.PathLike)):
-        from normbench.suites import load_suite
-
-        work = load_suite(Path(work))
-    if isinstance(work, Sequence):
-        cells: list[Cell] = list(work)
+    if isinstance(work, Sequence) and not isinstance(work, str):
+        cells = list(work)
     else:
-        from normbench.suites import expand
+        from normbench.suites import expand, load_suite
 
-        cells = expand(work)
+        cells = expand(load_suite(Path(work)) if isinstance(work, (str, os.PathLike)) else work)
     if not cells:
         raise PlanError("there are no cells to run: the suite or list is empty")
     return cells

@@ -16,6 +16,7 @@ import polars as pl
 from normbench.leaderboard.catalogue import Catalogue
 from normbench.leaderboard.rows import Row, read_rows
 
+from normbench.spool import FAILED
 from normbench.stats import (
     Interval,
     PairedDifference,
@@ -199,7 +200,7 @@ def _board(rows: Sequence[Row], reference: str, catalogue: Catalogue) -> Board:
         }
         known = catalogue.get(method)
         variants.append(Variant(name, method, known.family if known else "", entries))
-    variants.sort(key=lambda v: (v.family, v.method, v.name))
+    variants.sort(key=lambda v: (not v.family, v.family, v.method, v.name))
     first = kept[0]
     return Board(
         first.suite, first.task, first.model, first.dataset, first.hardware_class, first.protocol,
@@ -210,12 +211,13 @@ def _board(rows: Sequence[Row], reference: str, catalogue: Catalogue) -> Board:
 def _chosen(rows: Sequence[Row], catalogue: Catalogue) -> list[Row]:
     """One row per seed: of the current code or else of the newest older one, the latest record.
 
-    Two code versions never share an entry, and of repeats the latest counts, not the best.
+    Two code versions never share an entry. Of repeats the latest counts, not the best; but what
+    says nothing of the method (a fault, a timeout) gives way to what does, as in the store.
     """
     current = [row for row in rows if not is_older(row, catalogue)]
     newest = max(current or rows, key=lambda row: row.started_at).code_hash
     latest: dict[int, Row] = {}
-    for row in sorted(rows, key=lambda row: (row.started_at, row.record_id)):
+    for row in sorted(rows, key=lambda r: (r.status not in FAILED, r.started_at, r.record_id)):
         if row.code_hash == newest:
             latest[row.seed] = row
     return [latest[seed] for seed in sorted(latest)]

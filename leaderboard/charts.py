@@ -15,71 +15,70 @@ import altair as alt
 import vl_convert
 from normbench.leaderboard import chart_layout as layout
 from normbench.leaderboard.boards import Board
+from normbench.leaderboard.chart_layout import Axes, axes_of
 from normbench.leaderboard.palette import MUTED, Style, assign
 
 INK, FAINT, GRID = "#24292f", "#57606a", "#d8dee4"
 FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
-LABEL_WIDTH = 205
-ERROR_TICKS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)
+WIDTH = 560
+PICTURE_WIDTH = 300
+LABEL_WIDTH = 250
+ERROR_TICKS = (0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 30, 50, 70, 100)
 
 
 def accuracy_chart(
-    board: Board, styles: Mapping[str, Style] | None = None, *, focus: str = ""
+    board: Board,
+    styles: Mapping[str, Style] | None = None,
+    *,
+    axes: Axes | None = None,
+    focus: str = "",
 ) -> str:
     """Mean test accuracy against batch size, one line per variant, bands for the intervals.
 
     Args:
         board: what to draw; failures become crosses at the foot of the chart.
         styles: one style per variant, so that charts of one site agree.
+        axes: shared with other charts, so that they can be compared; the board's own by default.
         focus: a method to show in colour, with the reference; the others step back.
 
     Returns:
         SVG text.
     """
-    return _svg(_panel(board, styles or assign(v.name for v in board.variants), focus))
+    styles = styles or assign(v.name for v in board.variants)
+    axes = axes or axes_of([board], WIDTH)
+    return _svg(_Drawing(board, axes, _emphasis(board, styles, focus)).panel(""))
 
 
-def picture(boards: Sequence[Board], title: str, caption: str) -> str:
-    """Several boards side by side as one SVG with a title and a white ground, for a document."""
-    styles = assign(v.name for board in boards for v in board.variants)
-    panels = alt.hconcat(*(_panel(b, styles, "", heading=True) for b in boards), spacing=10)
-    return _svg(
-        panels.properties(
-            background="white",
-            padding=18,
-            title=alt.TitleParams(
-                title, subtitle=caption.split("\n"), fontSize=17, subtitleFontSize=12, offset=16,
-                anchor="start", color=INK, subtitleColor=FAINT, subtitlePadding=5,
-            ),
-        )
+def picture(boards: Sequence[Board], title: str, caption: Sequence[str] = ()) -> str:
+    """Boards side by side as one SVG with a title and a white ground, for a document.
+
+    Args:
+        boards: of one suite; all panels have the same axes, and the last names the lines.
+        title: the heading.
+        caption: lines below it.
+    """
+    names = list(dict.fromkeys(v.name for board in boards for v in board.variants))
+    styles, axes = assign(names), axes_of(boards, PICTURE_WIDTH)
+    drawings = [_Drawing(b, axes, styles, b is boards[-1]) for b in boards]
+    panels = alt.HConcatChart(
+        hconcat=[d.panel(f"{d.board.model} on {d.board.dataset}") for d in drawings], spacing=24
+    )
+    heading = alt.TitleParams(
+        title, subtitle=list(caption), fontSize=17, subtitleFontSize=12, offset=16,
+        anchor="start", color=INK, subtitleColor=FAINT, subtitlePadding=5,
     )  # fmt: skip
+    return _svg(panels.properties(padding=18, title=heading), ground="white")
 
 
 def description(board: Board) -> str:
     """What the chart shows, in words: its text alternative."""
     first = board.batch_sizes[0]
-    parts = [
-        f"{v.name} {v.entries[first].interval.scaled(100).mean:.1f}%"  # type: ignore[union-attr]
-        for v in board.variants
-        if first in v.entries and v.entries[first].interval is not None
-    ]
+    entries = {v.name: v.entries[first].interval for v in board.variants if first in v.entries}
+    means = [f"{name} {100 * i.mean:.1f}%" for name, i in entries.items() if i is not None]
     return (
         f"Line chart of mean test accuracy against batch size for {board.model} on "
-        f"{board.dataset}, with 95% intervals. At batch size {first}: {', '.join(parts)}. "
-        "The table below has every value."
-    )
-
-
-def _panel(
-    board: Board, styles: Mapping[str, Style], focus: str, *, heading: bool = False
-) -> alt.LayerChart:
-    drawn = _Drawing(board, layout.scale_of(board), _emphasis(board, styles, focus))
-    title = alt.TitleParams(board.model, fontSize=13, anchor="start", color=INK, offset=8)
-    return alt.LayerChart(
-        layer=drawn.layers(),
-        width=layout.WIDTH + LABEL_WIDTH,
-        height=layout.HEIGHT,
-        title=title if heading else alt.Undefined,
+        f"{board.dataset}, with 95% intervals. At batch size {first}: "
+        f"{', '.join(means) or 'no result'}. The table below has every value."
     )
 
 
@@ -94,45 +93,63 @@ def _emphasis(board: Board, styles: Mapping[str, Style], focus: str) -> dict[str
 
 @dataclass(frozen=True, slots=True)
 class _Drawing:
-    """The layers of one panel, back to front."""
+    """One panel; `styles` may name variants of neighbouring panels too."""
 
     board: Board
-    scale: layout.ErrorScale
+    axes: Axes
     styles: Mapping[str, Style]
+    labelled: bool = True
 
-    def layers(self) -> list[alt.Chart]:
-        points = layout.points(self.board, self.scale)
-        labels, failures = layout.labels(self.board, self.scale), layout.failures(self.board)
-        x, y, colour = self._x(), self._y("error"), self._colour()
-        bands = _chart(points).mark_area(opacity=0.13)
+    def panel(self, title: str) -> alt.LayerChart:
+        heading = alt.TitleParams(title, fontSize=13, anchor="start", color=INK, offset=8)
+        return alt.LayerChart(
+            layer=[*self._lines(), *(self._labels() if self.labelled else [])],
+            width=self.axes.width + (LABEL_WIDTH if self.labelled else 0),
+            height=layout.HEIGHT,
+            title=heading if title else alt.Undefined,
+        )
+
+    def _lines(self) -> list[alt.Chart]:
+        points, colour = layout.points(self.board, self.axes), self._colour()
+        bands = _chart(points).mark_area(opacity=0.12)
         lines = _chart(points).mark_line(strokeWidth=2)
         markers = _chart(points).mark_point(filled=True, size=46, opacity=1)
-        crosses = _chart(failures).mark_text(text="✕", fontSize=12, fontWeight="bold")
-        leaders = _chart(labels).mark_rule(strokeWidth=1, opacity=0.55)
-        names = _chart(labels).mark_text(align="left", fontSize=11.5, dx=34, baseline="middle")
-        where = {"x": _pixels("x", alt.X), "color": colour}
+        crosses = _chart(layout.failures(self.board, self.axes)).mark_text(
+            text="✕", fontSize=12, fontWeight="bold"
+        )
+        x, y = self._x(), self._y("error")
         return [
             bands.encode(x=x, y=self._y("low"), y2="high:Q", color=colour),
-            leaders.encode(
-                x=_pixels("start", alt.X), x2="end:Q", y=_pixels("from", alt.Y), y2="to:Q",
-                color=colour,
-            ),
             lines.encode(x=x, y=y, color=colour, strokeDash=self._by("dash", alt.StrokeDash)),
             markers.encode(x=x, y=y, color=colour, shape=self._by("marker", alt.Shape)),
-            crosses.encode(y=_pixels("pixel", alt.Y), **where),
-            names.encode(y=_pixels("to", alt.Y), text="name:N", **where),
-        ]  # fmt: skip
+            crosses.encode(x=_pixels("x", alt.X), y=_pixels("y", alt.Y), color=colour),
+        ]
+
+    def _labels(self) -> list[alt.Chart]:
+        others = [name for name in self.styles if name not in {v.name for v in self.board.variants}]
+        ends = layout.labels(self.board, self.axes, others)
+        colour, x, y = self._colour(), _pixels("x", alt.X), _pixels("to", alt.Y)
+        leaders = _chart([end for end in ends if end["drawn"]]).mark_rule(opacity=0.6)
+        keys = _chart(ends).mark_point(filled=True, size=46, opacity=1)
+        names = _chart(ends).mark_text(align="left", fontSize=12, dx=9, color=INK)
+        start, height = _pixels("start", alt.X), _pixels("from", alt.Y)
+        return [
+            leaders.encode(x=start, x2="x:Q", y=height, y2="to:Q", color=colour),
+            keys.encode(x=x, y=y, color=colour, shape=self._by("marker", alt.Shape)),
+            names.encode(x=x, y=y, text="name:N"),
+        ]
 
     def _x(self) -> alt.X:
-        domain = list(layout.batch_domain(self.board))
         axis = alt.Axis(values=list(self.board.batch_sizes), format="d", grid=False)
-        scale = alt.Scale(type="log", base=2, domain=domain, nice=False, range=[0, layout.WIDTH])
+        domain = [self.axes.first, self.axes.last]
+        span = [0, self.axes.width]
+        scale = alt.Scale(type="log", base=2, domain=domain, nice=False, range=span)
         return alt.X("batch:Q", title="batch size", scale=scale, axis=axis)
 
     def _y(self, field: str) -> alt.Y:
-        ticks = [t for t in ERROR_TICKS if self.scale.best <= t <= self.scale.worst]
-        domain = [self.scale.best, self.scale.worst]
-        scale = alt.Scale(type="log", domain=domain, nice=False, range=[0, layout.HEIGHT])
+        best, worst = self.axes.best, self.axes.worst
+        ticks = [tick for tick in ERROR_TICKS if best <= tick <= worst]
+        scale = alt.Scale(type="log", domain=[best, worst], nice=False, range=[0, layout.HEIGHT])
         axis = alt.Axis(values=ticks, labelExpr="format(100 - datum.value, '~g')")
         title = "test accuracy, % (spaced by log error)"
         return alt.Y(f"{field}:Q", title=title, scale=scale, axis=axis)
@@ -156,9 +173,9 @@ def _pixels(field: str, channel: Any) -> Any:
     return channel(f"{field}:Q", scale=None, axis=None)
 
 
-def _svg(chart: alt.LayerChart | alt.HConcatChart) -> str:
+def _svg(chart: alt.LayerChart | alt.HConcatChart, ground: str = "transparent") -> str:
     spec = (
-        chart.configure(font=FONT)
+        chart.configure(font=FONT, background=ground)
         .configure_view(stroke=None)
         .configure_axis(
             labelColor=FAINT,

@@ -11,15 +11,16 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-
-import normbench
-from normbench.cells import digest
 from normbench.leaderboard import charts, equations
 from normbench.leaderboard.boards import METRIC, Board, contrasts, is_older
 from normbench.leaderboard.catalogue import Catalogue, Method
+from normbench.leaderboard.chart_layout import axes_of
 from normbench.leaderboard.palette import Style, assign
 from normbench.leaderboard.provenance import conditions, summarise
 from normbench.leaderboard.rows import Row
+
+import normbench
+from normbench.cells import digest
 from normbench.stats import RANKING_SEEDS, Interval
 
 MAX_LISTED = 3000
@@ -79,25 +80,32 @@ def slug(name: str) -> str:
 
 def percent(interval: Interval) -> str:
     """`94.8 ±0.4`: a fraction's mean and 95% interval in percent; the mean alone at one seed."""
-    return str(interval.scaled(100)).rpartition(" (")[0]
+    shown = interval.scaled(100)
+    half = f" ±{shown.high - shown.mean:.1f}" if shown.bounded else ""
+    return f"{shown.mean:.1f}{half}"
 
 
 def points(difference: Interval) -> str:
     """`+59.0 ±5.1`: a difference of fractions in percentage points, with its sign."""
     text = percent(difference)
-    return f"+{text}" if difference.mean > 0 else text.replace("-", "−", 1)
+    if text.startswith("-"):
+        return text.replace("-", "−", 1)
+    return f"+{text}"
 
 
 def _suites(content: Content, styles: Mapping[str, Style]) -> list[dict[str, Any]]:
     by_suite: dict[str, list[Board]] = defaultdict(list)
     for board in content.boards:
         by_suite[board.suite].append(board)
+    axes = {name: axes_of(boards, charts.WIDTH) for name, boards in by_suite.items()}
     return [
         {
             "name": name,
             "question": content.questions.get(name, ""),
             "conditions": conditions([row for b in boards for row in b.rows]),
-            "boards": [_board(b, charts.accuracy_chart(b, styles)) for b in boards],
+            "boards": [
+                _board(b, charts.accuracy_chart(b, styles, axes=axes[name])) for b in boards
+            ],
         }
         for name, boards in by_suite.items()
     ]

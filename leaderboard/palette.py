@@ -13,7 +13,7 @@ COLOURS = (
     "#2f7de1", "#d9480f", "#0f8f5f", "#a34fd9", "#a67c00", "#d6336c", "#0b8a9e", "#7d7468",
 )  # fmt: skip
 DASHES: tuple[tuple[int, ...], ...] = ((1, 0), (7, 3), (2, 2), (9, 3, 2, 3), (4, 2))
-MARKERS = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "stroke")
+MARKERS = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
 MUTED = "#8b939c"
 
 

@@ -15,6 +15,10 @@ class SiteError(ValueError):
     """A site that cannot be built where, or from what, was asked."""
 
 
+class NoRecordsError(SiteError):
+    """There is nothing to build a site from."""
+
+
 @contextmanager
 def replacing(out: Path) -> Iterator[Path]:
     """A folder to write in; it takes the place of `out` when the block ends without an error.

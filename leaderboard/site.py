@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
-
 from normbench.leaderboard import boards as boards_
 from normbench.leaderboard import catalogue as catalogue_
-from normbench.leaderboard import pages, sources
-from normbench.leaderboard.publish import SiteError, replacing
+from normbench.leaderboard import charts, pages, sources
+from normbench.leaderboard.publish import NoRecordsError, SiteError, replacing
+from normbench.leaderboard.rows import read_rows
 
 STATIC = Path(__file__).parent / "static"
 
@@ -43,23 +43,26 @@ def build(
         suites: folder of suite files, to quote the question each asks; without it none is quoted.
 
     Raises:
-        SiteError: if there are no records, or `out` holds something else.
+        NoRecordsError: if there are no records.
+        SiteError: if `out` holds something else.
         CatalogueError: if the catalogue cannot be read.
     """
     frame, problems = sources.read(results)
     if frame.is_empty():
         names = ", ".join(map(str, results)) or "the package"
-        raise SiteError(f"no records in {names}; measure some with `normbench run SUITE` first")
+        raise NoRecordsError(
+            f"no records in {names}; measure some with `normbench run SUITE` first"
+        )
     methods = catalogue_.load(catalogue)
     made = boards_.boards(frame, methods)
     content = pages.Content(
         boards=tuple(made),
-        rows=tuple(boards_.read_rows(frame)),
+        rows=tuple(read_rows(frame)),
         catalogue=methods,
         questions=sources.questions(suites),
         problems=tuple(problems),
     )
-    with replacing(out) as folder:
+    with replacing(out) as folder:  # checks `out` before the work of rendering
         _write(folder, pages.render(content))
         shutil.copytree(STATIC, folder / "static")
         _write_data(folder / "data", frame)
@@ -76,4 +79,40 @@ def _write(folder: Path, texts: Mapping[str, str]) -> None:
 def _write_data(folder: Path, frame: pl.DataFrame) -> None:
     folder.mkdir()
     frame.write_parquet(folder / "records.parquet")
-    sources.wide(frame).write_csv(folder / "records.csv")
+    sources.flat(frame).write_csv(folder / "records.csv")
+
+
+def picture(results: Sequence[Path], suite: str = "", suites: Path | None = None) -> str:
+    """One suite's accuracy charts side by side as SVG, for a document.
+
+    Args:
+        results: folders of records.
+        suite: its name; may be left out where the records are of one suite.
+        suites: folder of suite files, for the question that heads the picture.
+
+    Raises:
+        SiteError: if there is no accuracy board of the suite, or several suites to choose from.
+    """
+    frame, _ = sources.read(results)
+    made = boards_.boards(frame, catalogue_.load())
+    names = sorted({board.suite for board in made})
+    if not suite and len(names) == 1:
+        suite = names[0]
+    chosen = [board for board in made if board.suite == suite]
+    if not chosen:
+        asked = f"suite {suite!r} has no accuracy records" if suite else "no suite was named"
+        raise SiteError(f"{asked}; the records hold: {', '.join(names) or 'no accuracy records'}")
+    title = sources.questions(suites).get(suite, f"Suite {suite}")
+    return charts.picture(chosen, title, _caption(chosen))
+
+
+def _caption(chosen: Sequence[boards_.Board]) -> list[str]:
+    rows = [row for board in chosen for row in board.rows]
+    seeds = len({row.seed for row in rows})
+    hardware = ", ".join(sorted({row.hardware_class for row in rows}))
+    days = sorted({row.started_at[:10] for row in rows})
+    when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+    return [
+        f"{len(rows)} cells, {seeds} seeds, mean and 95% t interval; {hardware}; measured {when}.",
+        "✕: at least one seed gave no result.",
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,23 +11,34 @@ import yaml
 
 from normbench.store import Store, wide
 
-__all__ = ["ACCEPTED", "default_results", "questions", "read", "wide"]
-
 ACCEPTED = Path(__file__).parent / "results"
 """Records that ship with the package."""
 
 
-def default_results(folder: Path) -> list[Path]:
-    """The folder if it has records, otherwise the accepted records of the package."""
-    return [folder] if folder.is_dir() and Store(folder).paths() else [ACCEPTED]
+def default_results() -> list[Path]:
+    """The user's folder of records if it has any, otherwise the package's accepted ones."""
+    folder = Path(os.environ.get("NORMBENCH_RESULTS") or "results")
+    return [folder] if folder.is_dir() and _store(folder).paths() else [ACCEPTED]
 
 
 def read(folders: Sequence[Path]) -> tuple[pl.DataFrame, list[str]]:
     """All records of the folders as one frame, and the files that could not be read."""
-    stores = [Store(folder) for folder in folders]
+    stores = [_store(folder) for folder in folders]
     frame = pl.concat([store.read() for store in stores])
     latest = frame.sort("started_at").unique("record_id", keep="last", maintain_order=True)
     return latest.sort("started_at", "record_id"), [p for s in stores for p in s.problems]
+
+
+def flat(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame as CSV can hold it: a column for every metric, no raw timing samples."""
+    return wide(frame.drop("samples"))
+
+
+def _store(folder: Path) -> Store:
+    store = Store(folder)
+    if any(folder.glob("*.parquet")):  # accepted records lie flat: they have no spool
+        store.parts_folder = folder
+    return store
 
 
 def questions(folder: Path | None) -> dict[str, str]:

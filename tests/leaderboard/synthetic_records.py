@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import polars as pl
-
 from normbench.cells import Cell, Record, cell_id, record_id
+from normbench.store import Store
 
 BASE_CELL = Cell(
     suite="invented",
@@ -73,31 +72,13 @@ def record(
     )
 
 
-def frame(records: Iterable[Record]) -> pl.DataFrame:
-    """What the store reads for these records."""
-    return pl.DataFrame([_row(r) for r in records], infer_schema_length=None)
-
-
-def _row(r: Record) -> dict[str, Any]:
-    data = r.to_json()
-    cell = data["cell"]
-    scalars = ("suite", "task", "method", "variant", "model", "dataset", "batch_size", "seed")
-    return {
-        **{key: cell[key] for key in (*scalars, "precision")},
-        "params": json.dumps(cell["params"]),
-        "metrics": [{"name": k, "value": float(v)} for k, v in data["metrics"].items()],
-        **{
-            key: json.dumps(data[key])
-            for key in ("cell", "curve", "trials", "slots", "environment", "notes")
-        },
-        **{
-            key: data[key]
-            for key in (
-                "status", "reason", "cell_id", "record_id", "hardware_class", "code_hash",
-                "protocol", "submitter", "started_at", "wall_seconds", "schema_version",
-            )
-        },
-    }  # fmt: skip
+def store(folder: Path, records: Iterable[Record]) -> Path:
+    """A results folder with these records."""
+    kept = Store(folder)
+    for each in records:
+        kept.append(each)
+    kept.compact()
+    return folder
 
 
 METHODS: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, product
 
 import torch
 from torch import nn
@@ -32,16 +32,17 @@ def candidates(model: nn.Module, example_input: torch.Tensor | None) -> Iterator
             f"{type(model).__name__} has no timm configuration that says what its input looks "
             "like: pass example_input, a batch of at least one sample"
         )
-    _, height, width = config["input_size"]
-    channels = _input_channels(model, config)
+    configured, height, width = config["input_size"]
+    # A stem that folds space into depth (TResNet) gives its first conv more than the image has.
+    channels = dict.fromkeys((_input_channels(model, config), configured))
     sides = [(min(side, height), min(side, width)) for side in SMALL_SIDES]
     built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
     sizes = [*sides, tuple(built_for or ()), (height, width)]
     if config.get("fixed_input_size"):
         sizes = sizes[2:]
     generator = torch.Generator().manual_seed(0)  # leaves the global generator alone
-    for size in dict.fromkeys(size for size in sizes if size):
-        image = torch.randn(BATCH, channels, *size, generator=generator)
+    for size, depth in product(dict.fromkeys(size for size in sizes if size), channels):
+        image = torch.randn(BATCH, depth, *size, generator=generator)
         yield image.to(device=_device(model), dtype=_dtype(model))
 
 

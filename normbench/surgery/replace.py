@@ -69,7 +69,8 @@ def _examples(found: Survey, example_input: torch.Tensor | None) -> Iterator[tor
     """The input watched, then larger ones if the choice is ours."""
     yield found.example
     for example in candidates(found.copy, example_input):
-        if example.numel() > found.example.numel():
+        same_depth = example.shape[1:2] == found.example.shape[1:2]
+        if same_depth and example.numel() > found.example.numel():
             yield example
 
 

@@ -71,6 +71,12 @@ def test_the_example_has_the_channels_the_model_was_built_for(channels: int) -> 
     assert report.input_shape == (2, channels, 64, 64)
 
 
+def test_a_stem_that_folds_space_into_depth_is_fed_images() -> None:
+    model = timm.create_model("tresnet_m", num_classes=2)
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert len(surgery.find_slots(model)) == len(norms) == 60
+
+
 def test_a_model_of_fixed_size_is_watched_at_that_size() -> None:
     model = timm.create_model("test_vit", img_size=32)
     assert surgery.swap(model, "layer_norm_channels").input_shape == (2, 3, 32, 32)

@@ -87,6 +87,7 @@ def harness_loop(model: nn.Module, split: data.Split, batch_size: int) -> None:
         steps=STEPS,
         checkpoints={STEPS},
         on_checkpoint=lambda at: None,
+        progress=lambda fraction: None,
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,9 +13,6 @@ if TYPE_CHECKING:
 
     from normbench.cells import Record
     from normbench.engine import RunPlan, RunSummary
-
-NOT_MEASURED = 1
-"""Exit code if no cell was measured, or any cell ended `error` or `timeout`."""
 
 
 def register(app: typer.Typer) -> None:
@@ -58,8 +54,9 @@ def run(
     from normbench.cli.progress import display
     from normbench.engine import plan
     from normbench.engine import run as run_cells
+    from normbench.engine.planning import results_folder
 
-    folder = out or Path(os.environ.get("NORMBENCH_RESULTS", "results"))
+    folder = results_folder(out)
     if dry_run:
         planned = plan(
             suite, out=folder, device=device, filters=filters or (), retry_failed=retry_failed,
@@ -109,15 +106,11 @@ def report(summary: RunSummary, folder: Path) -> None:
     typer.echo(f"{summary.total} cells: {statuses or 'none has a record'}. Records: {folder}/")
     for line in reasons(summary.records):
         typer.echo(line, err=True)
-    if summary.interrupted:
-        raise typer.Exit(130)
-    failed = counts["error"] + counts["timeout"]
-    if failed:
+    if counts["error"] + counts["timeout"]:
         typer.echo("Run again with --retry-failed to repeat the failed cells.", err=True)
-    if failed or not any(record.measured for record in summary.records):
-        if not failed:
-            typer.echo("Error: no cell was measured", err=True)
-        raise typer.Exit(NOT_MEASURED)
+    elif summary.exit_code == 1:
+        typer.echo("Error: no cell was measured", err=True)
+    raise typer.Exit(summary.exit_code)
 
 
 def reasons(records: Iterable[Record]) -> Iterable[str]:

@@ -139,14 +139,14 @@ def _measure(training: _Training, progress: Progress, *, test: bool = True) -> O
             model, dataset.validation, batch_size=config["eval_batch_size"], **how
         )
         curve.append(_point(at, accuracy, loss, len(dataset.train)))
-        progress(at.step / steps)
 
     torch.manual_seed(cell.seed + 1)  # dropout and the like: the same stream for every method
     status, reason = "ok", ""
     try:
         train(
             model, dataset.train, config, batch_size=cell.batch_size, seed=cell.seed, steps=steps,
-            checkpoints=_spread(steps, config["evaluations"]), on_checkpoint=on_checkpoint, **how,
+            checkpoints=_spread(steps, config["evaluations"]), on_checkpoint=on_checkpoint,
+            progress=progress, **how,
         )  # fmt: skip
     except Diverged as error:
         status, reason = "diverged", str(error)

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from normbench.data import Split
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-CHECK_EVERY = 100
+CHECK_EVERY = 50
 """Steps between looks at the loss for divergence: each look synchronizes with the device."""
 
 
@@ -128,8 +128,9 @@ def train(
     steps: int,
     checkpoints: set[int],
     on_checkpoint: Callable[[Checkpoint], None],
+    progress: Callable[[float], None],
 ) -> None:
-    """Train in place for `steps` optimizer steps.
+    """Train in place for `steps` optimizer steps; `progress` takes the fraction done.
 
     Raises:
         Diverged: when the training loss is not finite.
@@ -164,6 +165,7 @@ def train(
             mean_loss = float(loss_sum) / since
             if not math.isfinite(mean_loss):
                 raise Diverged(f"the training loss is {mean_loss} by step {step} of {steps}")
+            progress(step / steps)
             if step in checkpoints:
                 seconds += time.perf_counter() - began
                 seen = step * accumulate * batch_size

@@ -52,9 +52,9 @@ class ChannelNorm(nn.Module):
         return f"{self.num_features}, eps={self.eps:g}, affine={self.weight is not None}"
 
 
-def as_float(x: Tensor | None) -> Tensor | None:
+def as_float(x: Tensor) -> Tensor:
     """The tensor in float32 if it is of a half type, else as it is."""
-    return x.float() if x is not None and x.dtype in HALF else x
+    return x.float() if x.dtype in HALF else x
 
 
 def keep_format(y: Tensor, x: Tensor) -> Tensor:

@@ -7,9 +7,8 @@ proxy_norm and the one beside weight standardization are all this function.
 from __future__ import annotations
 
 import torch
+from normbench.kernels.channels import HALF, keep_format
 from torch import Tensor
-
-from normbench.kernels.channels import HALF, as_float, keep_format
 
 
 def largest_group_count(num_features: int, groups: int) -> int:
@@ -35,7 +34,8 @@ def group_norm(
             f"{x.shape[2:].numel()}): input of shape {tuple(x.shape)}, {groups} groups"
         )
     if x.dtype in HALF:
-        y = torch.group_norm(as_float(x), groups, as_float(weight), as_float(bias), eps).to(x.dtype)
+        wide = [None if p is None else p.float() for p in (weight, bias)]
+        y = torch.group_norm(x.float(), groups, wide[0], wide[1], eps).to(x.dtype)
     else:
         y = torch.group_norm(x, groups, weight, bias, eps)
     return keep_format(y, x) if x.is_cuda else y

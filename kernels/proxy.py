@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-aten = torch.ops.aten
+aten: Any = torch.ops.aten
 
 QUANTILES = 200
 """Number of midpoint quantiles in the authors' code."""
@@ -22,7 +22,7 @@ QUANTILES = 200
 HERMITE = 32
 """Nodes of the Gauss-Hermite rule, which is right to 2e-7 for SiLU."""
 
-BACKWARDS: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], Tensor]] = {
+BACKWARDS: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], Any]] = {
     nn.ReLU: lambda act, g, u: aten.threshold_backward(g, u, 0),
     nn.SiLU: lambda act, g, u: aten.silu_backward(g, u),
     nn.Hardswish: lambda act, g, u: aten.hardswish_backward(g, u),
@@ -34,7 +34,8 @@ BACKWARDS: dict[type[nn.Module], Callable[[Any, Tensor, Tensor], Tensor]] = {
 def quantiles() -> Tensor:
     """ξ_k = √2·erfinv(2(k + ½)/200 − 1) as a column, float64."""
     middle = (torch.arange(QUANTILES, dtype=torch.float64) + 0.5) / QUANTILES
-    return torch.special.ndtri(middle).unsqueeze(1)
+    column: Tensor = torch.special.ndtri(middle).unsqueeze(1)
+    return column
 
 
 def hermite() -> tuple[Tensor, Tensor]:
@@ -59,9 +60,7 @@ class _QuantileScaleShift(torch.autograd.Function):
         u = torch.addcmul(torch.addcmul(beta, gamma, b), nodes, torch.addcmul(gamma, gamma, g))
         phi = act(u.clone()) if getattr(act, "inplace", False) else act(u)
         # The native batch norm over the table: mean, 1/√(biased variance + eps), (φ − mean)·scale.
-        centred, mean, scale = torch.native_batch_norm(
-            phi, None, None, None, None, True, 0.0, eps
-        )
+        centred, mean, scale = torch.native_batch_norm(phi, None, None, None, None, True, 0.0, eps)
         ctx.save_for_backward(gamma, g, b, nodes, u, centred, mean, scale)
         ctx.act = act
         return scale, -mean * scale
@@ -70,9 +69,7 @@ class _QuantileScaleShift(torch.autograd.Function):
     def backward(ctx: Any, d_scale: Tensor, d_shift: Tensor) -> tuple[Tensor | None, ...]:
         gamma, g, b, nodes, u, centred, mean, scale = ctx.saved_tensors
         share = scale / nodes.shape[0]
-        d_phi = torch.addcmul(
-            -d_shift * share, centred, (mean * d_shift - d_scale) * scale * share
-        )
+        d_phi = torch.addcmul(-d_shift * share, centred, (mean * d_shift - d_scale) * scale * share)
         d_u = BACKWARDS[type(ctx.act)](ctx.act, d_phi, u)
         d_b, d_a = d_u.sum(0), (d_u * nodes).sum(0)
         d_gamma = torch.addcmul(torch.addcmul(d_a, d_a, g), d_b, b)
@@ -94,7 +91,7 @@ def scale_and_shift(
         eps: added to the variance.
     """
     if type(act) in BACKWARDS:
-        scale, shift = _QuantileScaleShift.apply(gamma, beta, g, b, nodes, act, eps)  # type: ignore[no-untyped-call]
+        scale, shift = _QuantileScaleShift.apply(gamma, beta, g, b, nodes, act, eps)
         return scale, shift
     a, b = torch.addcmul(gamma, gamma, g), torch.addcmul(beta, gamma, b)
     return _from_moments(*_weighted_moments(act, a, b, nodes, 1 / nodes.shape[0]), eps)

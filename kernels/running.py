@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
-
 from normbench.kernels.channels import ChannelNorm
+from torch import Tensor
 
 
 class RunningNorm(ChannelNorm):

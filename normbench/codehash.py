@@ -1,8 +1,10 @@
 """Hash of a method's code: its syntax tree, with the project modules it imports.
 
-Docstrings and comments do not count, so a typo in a docstring invalidates no record; a change in
-a shared formula invalidates every method that imports it. The registry, surgery and tasks are not
-followed: they are covered by the task's protocol version.
+Docstrings, comments and what `@register` only says for readers (title, citation, equation,
+meanings of parameters) do not count, so a typo in them invalidates no record; a change in a
+shared formula invalidates every method that imports it. The registry, surgery and tasks are not
+followed: they are covered by the task's protocol version. Equal code has an equal hash under every
+Python version.
 """
 
 from __future__ import annotations
@@ -17,15 +19,42 @@ FORMULA_ROOMS = ("normbench.methods", "normbench.kernels")
 """Packages of ours whose modules hold formulas and are followed when a method imports them."""
 
 
+HOOKS = frozenset({"consumes_activation", "weight", "prepare", "observe"})
+"""Keywords of `@register` that decide what is done; the others only describe it."""
+
+
 def normalized_source(source: str) -> str:
     """The syntax tree of `source` as text, without docstrings, comments or positions."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                node.body = node.body[1:]
-    return ast.dump(tree, annotate_fields=False, include_attributes=False)
+            node.body = [statement for statement in node.body if not _is_bare_string(statement)]
+        if isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            for decorator in filter(_is_register, node.decorator_list):
+                assert isinstance(decorator, ast.Call)
+                decorator.keywords = [k for k in decorator.keywords if k.arg in HOOKS]
+    return _text(tree)
+
+
+def _is_bare_string(statement: ast.stmt) -> bool:
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
+
+
+def _is_register(decorator: ast.expr) -> bool:
+    called = decorator.func if isinstance(decorator, ast.Call) else None
+    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+    return name == "register"
+
+
+def _text(value: object) -> str:
+    """As `ast.dump`, but without empty fields: newer Pythons add some that older ones lack."""
+    if isinstance(value, ast.AST):
+        fields = [(n, v) for n, v in ast.iter_fields(value) if v is not None and v != []]
+        return f"{type(value).__name__}({','.join(f'{n}={_text(v)}' for n, v in fields)})"
+    if isinstance(value, list):
+        return f"[{','.join(map(_text, value))}]"
+    return repr(value)
 
 
 @functools.cache
@@ -80,9 +109,15 @@ def _inside(module: str, rooms: tuple[str, ...]) -> bool:
 
 
 def _is_module(name: str) -> bool:
+    # To look for `a.b.c` find_spec imports `a.b`: fine for a package, needless work (torch!) for
+    # a module, in which c is an attribute.
+    parent = name.rpartition(".")[0]
     try:
+        above = importlib.util.find_spec(parent) if parent else None
+        if parent and (above is None or above.submodule_search_locations is None):
+            return False
         return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # `a.b.c` where `a.b` is a module: c is an attribute
+    except ModuleNotFoundError:
         return False
 
 

@@ -13,6 +13,7 @@ import functools
 import importlib
 import importlib.metadata
 import inspect
+import math
 import pkgutil
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -92,8 +93,8 @@ class Param:
                 value <= self.minimum if self.exclusive_minimum else value < self.minimum
             )
             above = self.maximum is not None and value > self.maximum
-            if below or above or value != value:
-                raise RegistryError(f"{label} is {value}; expected {self.bounds()}")
+            if below or above or not math.isfinite(value):
+                raise RegistryError(f"{label} is {value}; expected {self.bounds() or 'a number'}")
         return value
 
     def _convert(self, label: str, value: Any) -> Any:
@@ -117,7 +118,12 @@ class Param:
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """What a method may know of the training it is about to go through."""
+    """What a method may know of the training it is about to go through.
+
+    Attributes:
+        total_steps: training forwards that every layer will see: optimizer steps times the
+            micro-batches in each.
+    """
 
     total_steps: int
 
@@ -331,8 +337,13 @@ def parse_variant(text: str) -> tuple[str, dict[str, Any]]:
             return node.id, {}
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)) or node.args:
             raise RegistryError(problem)
-        return node.func.id, {str(k.arg): _literal(k.value) for k in node.keywords}
-    except (SyntaxError, ValueError) as error:
+        given = {str(k.arg): _literal(k.value) for k in node.keywords}
+        if len(given) < len(node.keywords):
+            raise RegistryError(f"{text!r} gives a parameter twice")
+        return node.func.id, given
+    except RegistryError:
+        raise
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
         raise RegistryError(problem) from error
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normbench.kernels.channels import ChannelNorm
+from normbench.kernels.channels import HALF, ChannelNorm
 from normbench.kernels.renorm import Limit, batch_renorm
 from normbench.registry import Citation, Param, RegistryError, TrainingPlan, register
 
@@ -122,7 +122,7 @@ class BatchRenorm(ChannelNorm):
             self.total_steps = total_steps
 
     def limits(self, step: Tensor | int) -> tuple[Limit, Limit]:
-        """rmax and dmax at the given step: numbers for a number, tensors for a tensor.
+        """Rmax and dmax at the given step: numbers for a number, tensors for a tensor.
 
         Raises:
             ValueError: if the schedule is in fractions and nobody told the length of training.
@@ -155,7 +155,7 @@ class BatchRenorm(ChannelNorm):
         on_host = step.device.type == "cpu" and not torch.compiler.is_compiling()
         rmax, dmax = self.limits(int(step) if on_host else step)
         self.num_batches_tracked.add_(1)
-        if on_host and rmax == 1 and dmax == 0:  # the hold: batch norm, at batch norm's cost
+        if on_host and rmax == 1 and dmax == 0 and x.dtype not in HALF:  # batch norm, at its cost
             y, mean, inverse_std = torch.native_batch_norm(
                 x, self.weight, self.bias, None, None, True, 0.0, self.eps
             )

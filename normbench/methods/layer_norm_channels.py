@@ -54,8 +54,10 @@ class LayerNormChannels(ChannelNorm):
                 "a mean and variance over channels need at least 2 channels, got 1: "
                 "with 1 value the values per channel do not matter"
             )
-        weight, bias, wide = self.weight, self.bias, x
-        if x.dtype in HALF:
-            weight, bias, wide = as_float(weight), as_float(bias), x.float()  # type: ignore[assignment]
-        y = torch.layer_norm(wide.movedim(1, -1), (self.num_features,), weight, bias, self.eps)
+        weight: Tensor | None = self.weight
+        bias: Tensor | None = self.bias
+        if x.dtype in HALF and weight is not None and bias is not None:
+            weight, bias = weight.float(), bias.float()
+        wide = as_float(x).movedim(1, -1)
+        y = torch.layer_norm(wide, (self.num_features,), weight, bias, self.eps)
         return y.movedim(-1, 1).to(x.dtype)

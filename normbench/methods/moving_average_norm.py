@@ -25,7 +25,8 @@ from normbench.registry import Citation, Param, register
     title="Moving-Average Normalization (negative control)",
     family="batch",
     equation=r"y = \gamma\,\frac{x-\mu_{\mathrm{run}}}{\sqrt{\sigma^2_{\mathrm{run}}+\epsilon}}"
-    r"+\beta,\quad \partial\mu_{\mathrm{run}}/\partial x=\partial\sigma_{\mathrm{run}}/\partial x=0",
+    r"+\beta,\quad \frac{\partial\mu_{\mathrm{run}}}{\partial x}"
+    r"=\frac{\partial\sigma_{\mathrm{run}}}{\partial x}=0",
     params={
         "eps": Param("added to the variance, inside the root", minimum=0, exclusive_minimum=True),
         "affine": Param("learn gamma and beta", kind=bool),
@@ -60,9 +61,7 @@ class MovingAverageNorm(RunningNorm):
         self.check_batch(x)
         # The backward reads the averages again: hand it copies, as the originals move on below.
         mean, var = self.running_mean.clone(), self.running_var.clone()
-        y = torch.batch_norm(
-            x, self.weight, self.bias, mean, var, False, 0.0, self.eps, False
-        )
+        y = torch.batch_norm(x, self.weight, self.bias, mean, var, False, 0.0, self.eps, False)
         with torch.no_grad():  # the native op for its update of the averages alone
             self.num_batches_tracked.add_(1)
             torch.batch_norm(

@@ -1,6 +1,6 @@
 r"""No normalization: the baseline that every other method has to beat.
 
-    y = x,  or  gamma·x + beta  with `affine`
+y = x,  or  gamma·x + beta  with `affine`
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from normbench.kernels.channels import ChannelNorm
+from normbench.kernels.channels import ChannelNorm, as_float
 from normbench.kernels.grouped import group_norm, largest_group_count
 from normbench.kernels.proxy import (
     exact_scale_and_shift,
@@ -90,18 +90,22 @@ class ProxyNorm(ChannelNorm):
     def forward(self, x: Tensor) -> Tensor:
         """N,C,* to the same shape. Raises ValueError where a group has a single value."""
         self.check(x)
-        y = group_norm(x, self.groups, self.weight, self.bias, self.eps)
         if self.act is None or self.bias is None:
-            return y
+            return group_norm(x, self.groups, self.weight, None, self.eps)
+        gamma, beta, g, b = map(as_float, self._learned())
         moments = exact_scale_and_shift if self.exact else scale_and_shift
-        scale, shift = moments(
-            self.weight, self.bias, self.proxy_weight, self.proxy_bias,
-            self._nodes, self.act, self.proxy_eps,
-        )  # fmt: skip
+        nodes = as_float(self._nodes)
+        scale, shift = moments(gamma, beta, g, b, nodes, self.act, self.proxy_eps)
+        y = self.act(group_norm(as_float(x), self.groups, gamma, beta, self.eps))
         # Batch norm in evaluation with mean 0 and variance 1 is the native per-channel affine.
-        return torch.batch_norm(
-            self.act(y), scale, shift, self._zeros, self._ones, False, 0.0, 0.0, False
-        )
+        zeros, ones = as_float(self._zeros), as_float(self._ones)
+        return torch.batch_norm(y, scale, shift, zeros, ones, False, 0.0, 0.0, False).to(x.dtype)
+
+    def _learned(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        assert self.bias is not None
+        assert self.proxy_weight is not None
+        assert self.proxy_bias is not None
+        return self.weight, self.bias, self.proxy_weight, self.proxy_bias
 
     def extra_repr(self) -> str:
         """Also the groups and the proxy's eps."""

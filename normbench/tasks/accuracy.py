@@ -124,7 +124,7 @@ def _measure(training: _Training, progress: Progress, *, test: bool = True) -> O
     model, report = build_model(cell, dataset, device)
     info, steps = registry.get(cell.method), training.steps
     if info.prepare is not None:
-        info.prepare(model, TrainingPlan(total_steps=steps))
+        info.prepare(model, TrainingPlan(total_steps=steps * config["accumulate"]))
     metrics: dict[str, float] = {
         "steps": steps,
         "samples_seen": steps * cell.batch_size * config["accumulate"],

@@ -145,9 +145,11 @@ def test_micro_batches_are_real() -> None:
     assert outcome.metrics["min_values_per_channel"] == 16
 
 
-def test_schedule_of_batch_renorm_is_told_the_length_of_training() -> None:
-    outcome = run(cell("batch_renorm", {"schedule": "fraction"}))
-    assert 0.0 < outcome.metrics["renorm_active_share"] < 1.0
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_schedule_of_batch_renorm_is_told_the_length_of_training(accumulate: int) -> None:
+    params = {"schedule": "fraction", "hold": 0.5, "rmax_full": 0.6, "dmax_full": 0.6}
+    outcome = run(cell("batch_renorm", params, {"accumulate": accumulate}))
+    assert outcome.metrics["renorm_active_share"] == pytest.approx(0.5, abs=0.05)
 
 
 def test_progress_reaches_the_end() -> None:

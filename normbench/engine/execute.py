@@ -138,6 +138,7 @@ def _attempt(cell: Cell, device: torch.device, threads: int, progress: Notify) -
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("default")
         try:
+            identify(cell)  # what has no method or task of ours must not look measured
             with reproducible(cell.seed, device, threads):
                 outcome = _plain(tasks.get(cell.task).run(cell, device, progress))
         except CellTimeout:

@@ -165,3 +165,9 @@ def test_links_lead_somewhere(name: str) -> None:
     links = re.findall(r"\]\((?!https?://|#|mailto:)([^)#\s]+)", text)
     broken = [link for link in links if not ((ROOT / name).parent / link).exists()]
     assert not broken, f"{name}: {broken}"
+
+
+def test_the_index_lists_every_page() -> None:
+    index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert pages == set(re.findall(r"^\| \[([a-z-]+\.md)\]", index, re.MULTILINE))

@@ -1,6 +1,6 @@
 """What a worker process costs, fresh from the fork server or from nothing.
 
-`pytest benchmarks/test_pool.py`; figures in docs/decisions/0002.
+`pytest benchmarks/test_pool.py`; figures in docs/decisions/003.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What keeping records costs: `pytest benchmarks/test_store.py`; figures in docs/decisions/0001."""
+"""What keeping records costs: `pytest benchmarks/test_store.py`; figures in docs/decisions/001."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 `folder/spool/*.json` holds one file per finished cell (spool.py). Compaction copies the spool into
 one immutable Parquet file in `folder/parts/`, named by its content, and then deletes the spool
 files it copied. A crash in between, or two processes compacting at once, leave records twice,
-never not at all: readers drop duplicates by record id. Why it is so: docs/decisions/0001.
+never not at all: readers drop duplicates by record id. Why it is so: docs/decisions/001.
 """
 
 from __future__ import annotations

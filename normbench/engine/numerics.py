@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -20,11 +21,10 @@ def reproducible(seed: int, device: torch.device, threads: int) -> Iterator[None
     - Deterministic kernels where they exist; where none does torch warns, and the warning ends up
       in the record's notes: better than a method that cannot be measured at all.
     - `fp32` means float32: no TF32, which cuDNN would otherwise use for convolutions.
-    - Denormals count as zero: on a CPU they make a dying network up to ten times slower. Torch
-      cannot tell the previous setting, so this one stays.
+    - Denormals count as zero: on a CPU they can make a dying network many times slower.
 
-    Everything else, the state of all generators included, is put back, as cells may run in a
-    process that is the user's own.
+    All of it, the state of the generators included, is put back, as cells may run in a process
+    that is the user's own.
 
     Args:
         seed: the cell's.
@@ -33,11 +33,13 @@ def reproducible(seed: int, device: torch.device, threads: int) -> Iterator[None
     """
     # cuBLAS reads this when it starts; without it its results depend on the order of streams.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.set_flush_denormal(True)
     with ExitStack() as undo:
         undo.enter_context(_generators(seed, device))
         undo.callback(torch.set_num_threads, torch.get_num_threads())
         torch.set_num_threads(threads)
+        # Torch cannot tell the present setting, but arithmetic can.
+        undo.callback(torch.set_flush_denormal, sys.float_info.min / 2 == 0.0)
+        torch.set_flush_denormal(True)
         _deterministic(undo)
         _full_precision(undo)
         yield

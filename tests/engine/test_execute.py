@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import sys
 
 import numpy as np
 import pytest
@@ -128,7 +129,7 @@ def test_the_state_of_the_callers_process_is_restored() -> None:
         return (
             torch.get_num_threads(), torch.are_deterministic_algorithms_enabled(),
             torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark,
-            torch.get_rng_state().tolist(), random.getstate(),
+            torch.get_rng_state().tolist(), random.getstate(), sys.float_info.min / 2,
             np.random.get_state()[1].tolist(),  # type: ignore[index,union-attr]  # noqa: NPY002
         )  # fmt: skip
 

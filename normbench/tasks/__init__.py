@@ -37,4 +37,4 @@ def get(name: str) -> Task:
     """
     if name not in TASKS:
         raise ValueError(f"unknown task {name!r}; valid: {', '.join(sorted(TASKS))}")
-    return importlib.import_module(TASKS[name])  # type: ignore[return-value]
+    return importlib.import_module(TASKS[name])

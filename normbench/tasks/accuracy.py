@@ -20,10 +20,10 @@ from torch import nn
 
 import normbench.networks  # noqa: F401  # registers our small networks into timm
 from normbench import data, registry, surgery
-from normbench.cells import Cell
+from normbench.cells import Cell, Status
 from normbench.registry import TrainingPlan
 from normbench.tasks.outcome import Outcome
-from normbench.tasks.training import Checkpoint, Diverged, evaluate, total_steps, train
+from normbench.tasks.training import Checkpoint, Conditions, Diverged, evaluate, total_steps, train
 
 PROTOCOL = 1
 
@@ -86,9 +86,7 @@ def _tune(
     for index, training in enumerate(trainings):
         tune = training.config["tune"]
         chosen = {key: training.config[key] for key in sorted(tune["grid"])}
-        outcome = _measure(
-            training, lambda f, i=index: progress((i + f) / len(trainings)), test=False
-        )
+        outcome = _measure(training, _part(progress, index, len(trainings)), test=False)
         trials.append(
             {"config": chosen, "status": outcome.status, "metrics": dict(outcome.metrics)}
         )
@@ -97,6 +95,11 @@ def _tune(
         if outcome.status == "ok" and score > best_score:
             best, best_score = chosen, score
     return tuple(trials), best
+
+
+def _part(progress: Progress, index: int, count: int) -> Progress:
+    """Progress of the part `index` of `count`, told as progress of the whole."""
+    return lambda fraction: progress((index + fraction) / count)
 
 
 def build_model(
@@ -132,21 +135,20 @@ def _measure(training: _Training, progress: Progress, *, test: bool = True) -> O
         "parameters": sum(p.numel() for p in model.parameters()),
     }
     curve: list[Mapping[str, float]] = []
-    how = {"precision": cell.precision, "device": device}
+    at = Conditions(cell.batch_size, cell.seed, cell.precision, device)
+    size = config["eval_batch_size"]
 
-    def on_checkpoint(at: Checkpoint) -> None:
-        accuracy, loss = evaluate(
-            model, dataset.validation, batch_size=config["eval_batch_size"], **how
-        )
-        curve.append(_point(at, accuracy, loss, len(dataset.train)))
+    def on_checkpoint(reached: Checkpoint) -> None:
+        accuracy, loss = evaluate(model, dataset.validation, at, eval_batch_size=size)
+        curve.append(_point(reached, accuracy, loss, len(dataset.train)))
 
     torch.manual_seed(cell.seed + 1)  # dropout and the like: the same stream for every method
-    status, reason = "ok", ""
+    status: Status = "ok"
+    reason = ""
     try:
         train(
-            model, dataset.train, config, batch_size=cell.batch_size, seed=cell.seed, steps=steps,
+            model, dataset.train, config, at, steps=steps, progress=progress,
             checkpoints=_spread(steps, config["evaluations"]), on_checkpoint=on_checkpoint,
-            progress=progress, **how,
         )  # fmt: skip
     except Diverged as error:
         status, reason = "diverged", str(error)
@@ -154,11 +156,17 @@ def _measure(training: _Training, progress: Progress, *, test: bool = True) -> O
         keys = ("train_loss", "validation_accuracy", "validation_loss", "train_seconds")
         metrics |= {key: curve[-1][key] for key in keys}
     if status == "ok" and test:
-        accuracy, loss = evaluate(model, dataset.test, batch_size=config["eval_batch_size"], **how)
+        accuracy, loss = evaluate(model, dataset.test, at, eval_batch_size=size)
         metrics |= {"test_accuracy": accuracy, "test_loss": loss}
+        if not math.isfinite(loss):  # training was finite: the evaluation statistics are not
+            status, reason = "diverged", f"the test loss is {loss}, while training was finite"
     if info.observe is not None:
         metrics |= info.observe(model)
-    return Outcome(status, reason, metrics, tuple(curve), slots=report.to_json())
+    sizes = "/".join(str(len(s)) for s in (dataset.train, dataset.validation, dataset.test))
+    notes = (f"data: {dataset.name}, {sizes} images, fingerprint {dataset.fingerprint}",)
+    return Outcome(
+        status, reason, metrics, tuple(curve), slots=report.to_json(), notes=(*notes, *report.notes)
+    )
 
 
 def _spread(steps: int, count: int) -> set[int]:

@@ -29,6 +29,29 @@ class Diverged(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Conditions:
+    """What a training shares with its evaluations, and what pairs it with others.
+
+    Attributes:
+        batch_size: samples in one forward pass.
+        seed: of the data order.
+        precision: `fp32`, `bf16` or `fp16`.
+        device: where.
+    """
+
+    batch_size: int
+    seed: int
+    precision: str
+    device: torch.device
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Autocast of the precision; nothing for fp32."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=AUTOCAST[self.precision])
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """Where the training stands: given to the caller at evaluation points.
 
@@ -50,19 +73,20 @@ class Checkpoint:
 def total_steps(config: Mapping[str, Any], batch_size: int, train_samples: int) -> int:
     """Optimizer steps of a training: the budget in samples or epochs, at least `min_steps`."""
     samples = config["samples"] or config["epochs"] * train_samples
-    return max(config["min_steps"], math.ceil(samples / (batch_size * config["accumulate"])))
+    fill: int = math.ceil(samples / (batch_size * config["accumulate"]))
+    return max(int(config["min_steps"]), fill)
 
 
 def peak_lr(config: Mapping[str, Any], batch_size: int) -> float:
     """The base rate scaled from the reference batch to this one (Goyal et al., 1706.02677)."""
-    ratio = batch_size * config["accumulate"] / config["lr_reference_batch"]
+    ratio = float(batch_size * config["accumulate"] / config["lr_reference_batch"])
     power = {"linear": 1.0, "sqrt": 0.5, "none": 0.0}[config["lr_scaling"]]
-    return float(config["lr"]) * ratio**power
+    return float(float(config["lr"]) * ratio**power)
 
 
 def learning_rate(config: Mapping[str, Any], peak: float, step: int, steps: int) -> float:
     """Linear warm-up, then constant or half a cosine down to 0 (Loshchilov, 1608.03983)."""
-    warmup = round(config["warmup_fraction"] * steps)
+    warmup = round(float(config["warmup_fraction"]) * steps)
     if step < warmup:
         return peak * (step + 1) / (warmup + 1)
     if config["schedule"] == "constant":
@@ -81,7 +105,8 @@ def optimizer_for(model: nn.Module, config: Mapping[str, Any]) -> torch.optim.Op
         for module in model.modules()
         for name in getattr(module, "decayed_parameters", ())
     }
-    decay, exempt = [], []
+    decay: list[nn.Parameter] = []
+    exempt: list[nn.Parameter] = []
     for parameter in model.parameters():
         if parameter.requires_grad:
             chosen = decay if parameter.ndim > 1 or id(parameter) in asked else exempt
@@ -99,20 +124,13 @@ def optimizer_for(model: nn.Module, config: Mapping[str, Any]) -> torch.optim.Op
     raise ValueError(f"unknown optimizer {config['optimizer']!r}; valid: adamw, sgd")
 
 
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Autocast of the cell's precision; nothing for fp32."""
-    if precision == "fp32":
-        return nullcontext()
-    return torch.autocast(device.type, dtype=AUTOCAST[precision])
-
-
-def micro_batches(
-    split: Split, batch_size: int, *, seed: int, device: torch.device
-) -> Iterator[tuple[Tensor, Tensor]]:
+def micro_batches(split: Split, at: Conditions) -> Iterator[tuple[Tensor, Tensor]]:
     """Training batches without end, shuffled anew each epoch."""
     epoch = 0
     while True:
-        yield from split.batches(batch_size, seed=seed, epoch=epoch, device=device, drop_last=True)
+        yield from split.batches(
+            at.batch_size, seed=at.seed, epoch=epoch, device=at.device, drop_last=True
+        )
         epoch += 1
 
 
@@ -120,11 +138,8 @@ def train(
     model: nn.Module,
     split: Split,
     config: Mapping[str, Any],
+    at: Conditions,
     *,
-    batch_size: int,
-    seed: int,
-    precision: str,
-    device: torch.device,
     steps: int,
     checkpoints: set[int],
     on_checkpoint: Callable[[Checkpoint], None],
@@ -136,30 +151,16 @@ def train(
         Diverged: when the training loss is not finite.
     """
     optimizer = optimizer_for(model, config)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-    batches = micro_batches(split, batch_size, seed=seed, device=device)
-    peak, accumulate = peak_lr(config, batch_size), config["accumulate"]
-    smoothing, clip = config["label_smoothing"], config["clip_grad_norm"]
-    cast = autocast(precision, device)
-    loss_sum, since, seconds = torch.zeros((), device=device), 0, 0.0
+    step_once = _stepper(model, optimizer, micro_batches(split, at), config, at)
+    peak, accumulate = peak_lr(config, at.batch_size), config["accumulate"]
+    loss_sum, since, seconds = torch.zeros((), device=at.device), 0, 0.0
     model.train()
     began = time.perf_counter()
     for step in range(1, steps + 1):
         lr = learning_rate(config, peak, step - 1, steps)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        for _ in range(accumulate):
-            images, labels = next(batches)
-            with cast:
-                loss = F.cross_entropy(model(images).float(), labels, label_smoothing=smoothing)
-            scaler.scale(loss / accumulate if accumulate > 1 else loss).backward()  # type: ignore[no-untyped-call]
-            loss_sum += loss.detach()
-        if clip is not None:
-            scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(model.parameters(), clip)
-        scaler.step(optimizer)
-        scaler.update()
-        optimizer.zero_grad(set_to_none=True)
+        step_once(loss_sum)
         since += accumulate
         if step % CHECK_EVERY == 0 or step in checkpoints or step == steps:
             mean_loss = float(loss_sum) / since
@@ -168,23 +169,52 @@ def train(
             progress(step / steps)
             if step in checkpoints:
                 seconds += time.perf_counter() - began
-                seen = step * accumulate * batch_size
+                seen = step * accumulate * at.batch_size
                 on_checkpoint(Checkpoint(step, seen, mean_loss, lr, seconds))
                 model.train()
                 loss_sum.zero_()
                 since, began = 0, time.perf_counter()
 
 
+def _stepper(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterator[tuple[Tensor, Tensor]],
+    config: Mapping[str, Any],
+    at: Conditions,
+) -> Callable[[Tensor], None]:
+    """A function that takes one optimizer step and adds its losses to the tensor it is given."""
+    scaler = torch.amp.GradScaler(at.device.type, enabled=at.precision == "fp16")
+    accumulate, clip = config["accumulate"], config["clip_grad_norm"]
+    smoothing, cast = config["label_smoothing"], at.autocast()
+
+    def step_once(loss_sum: Tensor) -> None:
+        for _ in range(accumulate):
+            images, labels = next(batches)
+            with cast:
+                loss = F.cross_entropy(model(images).float(), labels, label_smoothing=smoothing)
+            scaler.scale(loss / accumulate if accumulate > 1 else loss).backward()
+            loss_sum += loss.detach()
+        if clip is not None:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step_once
+
+
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, split: Split, *, batch_size: int, precision: str, device: torch.device
+    model: nn.Module, split: Split, at: Conditions, *, eval_batch_size: int
 ) -> tuple[float, float]:
     """Accuracy (0 to 1) and mean cross-entropy over a whole split, in evaluation mode."""
     model.eval()
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    for images, labels in split.ordered(batch_size, device=device):
-        with autocast(precision, device):
+    correct = torch.zeros((), dtype=torch.int64, device=at.device)
+    loss_sum = torch.zeros((), dtype=torch.float64, device=at.device)
+    for images, labels in split.ordered(eval_batch_size, device=at.device):
+        with at.autocast():
             logits = model(images)
         logits = logits.float()
         correct += (logits.argmax(1) == labels).sum()

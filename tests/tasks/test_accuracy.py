@@ -114,6 +114,17 @@ def test_divergence_is_a_result_with_its_reason() -> None:
     assert "test_accuracy" not in outcome.metrics
 
 
+def test_evaluation_that_is_not_finite_is_divergence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accuracy, "evaluate", lambda *args, **kwargs: (0.1, float("nan")))
+    outcome = run(cell())
+    assert outcome.status == "diverged"
+    assert "test loss is nan" in outcome.reason
+
+
+def test_record_says_which_data_it_saw() -> None:
+    assert data.load("embedded:digits").fingerprint in run(cell()).notes[0]
+
+
 def test_tuning_looks_at_validation_and_records_every_trial(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -122,9 +133,9 @@ def test_tuning_looks_at_validation_and_records_every_trial(
     evaluated: list[int] = []
     evaluate = accuracy.evaluate
 
-    def watch(model: nn.Module, split: data.Split, **kwargs: Any) -> tuple[float, float]:
+    def watch(model: nn.Module, split: data.Split, *args: Any, **kwargs: Any) -> Any:
         evaluated.append(id(split))
-        return evaluate(model, split, **kwargs)
+        return evaluate(model, split, *args, **kwargs)
 
     monkeypatch.setattr(accuracy, "evaluate", watch)
     tune = {"grid": {"lr": [1e-6, 0.2]}, "samples": 320, "metric": "validation_accuracy"}

@@ -7,8 +7,9 @@ proxy_norm and the one beside weight standardization are all this function.
 from __future__ import annotations
 
 import torch
-from normbench.kernels.channels import HALF, keep_format
 from torch import Tensor
+
+from normbench.kernels.channels import HALF, keep_format
 
 
 def largest_group_count(num_features: int, groups: int) -> int:

@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from normbench.kernels.channels import HALF
 from torch import Tensor
+
+from normbench.kernels.channels import HALF
 
 Limit = Tensor | float
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from normbench.kernels.channels import ChannelNorm
 from torch import Tensor
+
+from normbench.kernels.channels import ChannelNorm
 
 
 class RunningNorm(ChannelNorm):

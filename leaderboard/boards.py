@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
+
 from normbench.leaderboard.catalogue import Catalogue
 from normbench.leaderboard.rows import Row, read_rows
-
 from normbench.spool import FAILED
 from normbench.stats import (
     Interval,

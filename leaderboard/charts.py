@@ -13,6 +13,7 @@ from typing import Any
 
 import altair as alt
 import vl_convert
+
 from normbench.leaderboard import chart_layout as layout
 from normbench.leaderboard.boards import Board
 from normbench.leaderboard.chart_layout import Axes, axes_of

@@ -11,6 +11,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
+
+import normbench
+from normbench.cells import digest
 from normbench.leaderboard import charts, equations
 from normbench.leaderboard.boards import METRIC, Board, contrasts, is_older
 from normbench.leaderboard.catalogue import Catalogue, Method
@@ -18,9 +21,6 @@ from normbench.leaderboard.chart_layout import axes_of
 from normbench.leaderboard.palette import Style, assign
 from normbench.leaderboard.provenance import conditions, summarise
 from normbench.leaderboard.rows import Row
-
-import normbench
-from normbench.cells import digest
 from normbench.stats import RANKING_SEEDS, Interval
 
 MAX_LISTED = 3000

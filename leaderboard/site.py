@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
+
 from normbench.leaderboard import boards as boards_
 from normbench.leaderboard import catalogue as catalogue_
 from normbench.leaderboard import charts, pages, sources

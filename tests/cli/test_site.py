@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from example_records import make_record
-from normbench.leaderboard.publish import MARKER, SiteError
 from typer.testing import CliRunner, Result
 
 from normbench import cli
+from normbench.leaderboard.publish import MARKER, SiteError
 from normbench.store import Store
 
 

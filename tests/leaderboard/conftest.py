@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import synthetic_records as synthetic
-from normbench.leaderboard import catalogue, site
-from normbench.leaderboard.boards import Board, boards
 
 from normbench.cells import Record
+from normbench.leaderboard import catalogue, site
+from normbench.leaderboard.boards import Board, boards
 from normbench.store import Store
 
 MakeBoards = Callable[..., list[Board]]

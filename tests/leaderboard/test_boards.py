@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from normbench.leaderboard.boards import Board, Entry, contrasts
 from synthetic_records import record
+
+from normbench.leaderboard.boards import Board, Entry, contrasts
 
 BoardsOf = Callable[..., list[Board]]
 GROUP = {"method": "group_norm", "variant": "group_norm", "params": {"groups": 32}}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import synthetic_records as synthetic
+
 from normbench.leaderboard import catalogue, publish, site, sources
 from normbench.leaderboard.publish import NoRecordsError, SiteError, replacing
 

@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from synthetic_records import METHODS, record
+
 from normbench.leaderboard import chart_layout, charts, palette
 from normbench.leaderboard.boards import Board
-from synthetic_records import METHODS, record
 
 WHITE, DARK = "#ffffff", "#14181d"
 

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 import polars as pl
 import pytest
 import synthetic_records as synthetic
-from normbench.leaderboard import equations, pages
 
+from normbench.leaderboard import equations, pages
 from normbench.stats import t_interval
 
 

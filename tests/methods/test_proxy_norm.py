@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from checks import TOLERANCE, assert_gradients, forward, set_parameters
-from normbench.kernels import proxy
 from oracles import norms
 from torch import nn
 
 from normbench import build
+from normbench.kernels import proxy
 
 C = 4
 NAMES = ("weight", "bias", "proxy_weight", "proxy_bias")

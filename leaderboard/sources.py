@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import yaml
 
-from normbench.store import Store, wide
+from normbench.store import Store, once, wide
 
 ACCEPTED = Path(__file__).parent / "results"
 """Records that ship with the package."""
@@ -25,8 +25,8 @@ def read(folders: Sequence[Path]) -> tuple[pl.DataFrame, list[str]]:
     """All records of the folders as one frame, and the files that could not be read."""
     stores = [_store(folder) for folder in folders]
     frame = pl.concat([store.read() for store in stores])
-    latest = frame.sort("started_at").unique("record_id", keep="last", maintain_order=True)
-    return latest.sort("started_at", "record_id"), [p for s in stores for p in s.problems]
+    unique = once(frame, "record_id").sort("started_at", "record_id")
+    return unique, [problem for store in stores for problem in store.problems]
 
 
 def flat(frame: pl.DataFrame) -> pl.DataFrame:
@@ -36,7 +36,10 @@ def flat(frame: pl.DataFrame) -> pl.DataFrame:
 
 def _store(folder: Path) -> Store:
     store = Store(folder)
-    if any(folder.glob("*.parquet")):  # accepted records lie flat: they have no spool
+    # Accepted records lie flat. A folder that was run into has its own, and a stray file (an
+    # export, say) must not hide them.
+    in_use = store.parts_folder.is_dir() or store.spool_folder.is_dir()
+    if not in_use and any(folder.glob("*.parquet")):
         store.parts_folder = folder
     return store
 

@@ -22,7 +22,7 @@ from normbench import spool
 from normbench.cells import SCHEMA_VERSION, Record, Status
 from normbench.spool import FAILED, UPGRADERS, StoreError
 
-__all__ = ["SCHEMA", "UPGRADERS", "Store", "StoreError", "latest", "wide"]
+__all__ = ["SCHEMA", "UPGRADERS", "Store", "StoreError", "latest", "once", "wide"]
 
 CELL_COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     "suite": pl.String, "task": pl.String, "method": pl.String, "variant": pl.String,
@@ -98,7 +98,8 @@ class Store:
     def read(self) -> pl.DataFrame:
         """All records as one frame of `SCHEMA`, oldest first, each record id once.
 
-        Of several records with one id (a cell that was run again) the latest counts.
+        Of several records with one id (a cell that was run again) the latest that did not fail
+        counts, else the latest.
 
         Raises:
             StoreError: if a file was written by a newer normbench.
@@ -110,8 +111,7 @@ class Store:
             part = self._part_frame(path)
             if part is not None:
                 frames.append(part)
-        ordered = pl.concat(frames).sort("started_at", maintain_order=True)
-        return ordered.unique(subset="record_id", keep="last", maintain_order=True)
+        return once(pl.concat(frames), "record_id").sort("started_at", maintain_order=True)
 
     def records(self, frame: pl.DataFrame | None = None) -> list[Record]:
         """All records, or those of a frame that `read` gave, as dataclasses."""
@@ -187,8 +187,13 @@ class Store:
 
 def latest(frame: pl.DataFrame) -> pl.DataFrame:
     """One row per cell id: the latest that did not fail, else the latest."""
+    return once(frame, "cell_id")
+
+
+def once(frame: pl.DataFrame, column: str) -> pl.DataFrame:
+    """One row per value of a column of ids: the latest that did not fail, else the latest."""
     ordered = frame.sort(~pl.col("status").is_in(list(FAILED)), "started_at", maintain_order=True)
-    return ordered.unique(subset="cell_id", keep="last", maintain_order=True)
+    return ordered.unique(subset=column, keep="last", maintain_order=True)
 
 
 def wide(frame: pl.DataFrame) -> pl.DataFrame:

@@ -98,6 +98,14 @@ def test_a_later_failure_does_not_undo_a_measurement(tmp_path: Path) -> None:
     assert latest(store.read())["status"].to_list() == ["ok"]
 
 
+def test_of_records_with_one_id_a_measurement_beats_a_later_failure(tmp_path: Path) -> None:
+    measured = make_record(0.9, started_at="2026-01-01T00:00:00+00:00")
+    failed = make_record(None, status="error", started_at="2026-02-01T00:00:00+00:00")
+    assert measured.record_id == failed.record_id
+    filled(tmp_path, measured).compact()
+    assert filled(tmp_path, failed).records() == [measured]
+
+
 def test_compaction_moves_the_spool_into_one_part(tmp_path: Path) -> None:
     store = filled(tmp_path, *some(5))
     part = store.compact()

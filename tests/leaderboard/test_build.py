@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -73,6 +74,21 @@ def test_accepted_records_may_lie_flat(tmp_path: Path, results: Path) -> None:
     for part in (results / "parts").iterdir():
         (flat / part.name).write_bytes(part.read_bytes())
     assert sources.read([flat])[0].height == 1
+
+
+def test_a_stray_parquet_file_does_not_hide_the_parts(tmp_path: Path, results: Path) -> None:
+    (results / "export.parquet").write_bytes(b"a table of one's own")
+    assert sources.read([results])[0].height == 1
+
+
+def test_of_equal_ids_in_several_folders_a_measurement_beats_a_later_failure(
+    tmp_path: Path, results: Path
+) -> None:
+    failed = dataclasses.replace(
+        synthetic.record(), status="error", metrics={}, started_at="2030-01-01T00:00:00+00:00"
+    )
+    more = synthetic.store(tmp_path / "more", [failed])
+    assert sources.read([results, more])[0]["status"].to_list() == ["ok"]
 
 
 def test_a_damaged_file_is_named_on_the_page(tmp_path: Path, results: Path) -> None:

@@ -61,9 +61,10 @@ def tests() -> int:
 
 
 def accuracy() -> int:
-    """Run the cells of suites/small-batch.yaml; the worker skips those with a record from here."""
+    """Run the cells of suites/small-batch.yaml that no record from here answers yet."""
     worker = [sys.executable, "-m", "normbench.engine.worker", "--device", "cuda"]
     worker += ["--spool", str(SPOOL), "--deadline", str(LAST_CELL_STARTS)]
+    worker += ["--retry-failed"]
     try:
         with CELLS.open(encoding="utf-8") as cells:
             outcome = subprocess.run(
@@ -82,15 +83,24 @@ STAGES: dict[str, Callable[[], int]] = {"tests": tests, "accuracy": accuracy}
 
 
 def _summarize_spool() -> bool:
-    """Print how many records there are by status; whether any tells of a fault of ours."""
-    from normbench import spool
+    """Print how the suite's cells ended, by status; whether any tells of a fault of ours.
 
+    A cell's newest record counts; those of cells that are no longer in the suite do not.
+    """
+    from normbench import spool
+    from normbench.engine.execute import identify
+    from normbench.engine.worker import read_cells
+
+    with CELLS.open(encoding="utf-8") as lines:
+        wanted = {identify(cell)[0] for cell in read_cells(lines)}
     records, problems = spool.read(SPOOL)
     for problem in problems:
         print(problem)
-    statuses = collections.Counter(record.status for record in records)
+    records.sort(key=lambda record: record.started_at)
+    newest = {record.cell_id: record.status for record in records if record.cell_id in wanted}
+    statuses = collections.Counter(newest.values())
     counts = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
-    print(f"{SPOOL}: {len(records)} records: {counts or 'none'}")
+    print(f"{SPOOL}: {len(newest)} of {len(wanted)} cells have a record: {counts or 'none'}")
     return statuses["error"] > 0
 
 
@@ -108,7 +118,15 @@ def _foreign_imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.add(node.module.partition(".")[0])
     known = {"tests", "normbench", "conftest"}
-    return {n for n in names - known if not (ROOT / "tests" / n).exists() and not _exists(n)}
+    return {n for n in names - known if not (_beside(path, n) or _exists(n))}
+
+
+def _beside(path: Path, name: str) -> bool:
+    """Whether a name is a module of ours: pytest puts tests/ and the file's folder on the path."""
+    return any(
+        (folder / name).is_dir() or (folder / f"{name}.py").exists()
+        for folder in (path.parent, ROOT / "tests")
+    )
 
 
 def _pytest(name: str, seconds: float) -> int:

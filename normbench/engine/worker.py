@@ -3,10 +3,10 @@
 One cell per line in, one record per line out, in the same order. It needs torch, timm, numpy and
 pyarrow, and nothing else. With `--spool DIR` records are files there instead, cells that have one
 are skipped, and a run that was stopped continues where it was: what a GPU machine with a time
-limit needs.
+limit needs. `--retry-failed` runs those again whose records are errors and timeouts only.
 
-Exit codes: 0 all cells have a record; 2 bad input, nothing was run; 3 the deadline came first;
-130 interrupted.
+Exit codes: 0 all cells have a record; 2 bad input, nothing was run; 3 the deadline came first,
+call again; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             folder: Path = options.spool
             spool.check_writable(folder)
-            cells = _unfinished(cells, folder, environment.hardware_class(device))
+            hardware = environment.hardware_class(device)
+            cells = _unfinished(cells, folder, hardware, retry_failed=options.retry_failed)
             keep = lambda record: _store(record, folder)  # noqa: E731
         return _work(cells, device, options, keep)
     except ValueError as error:
@@ -98,12 +99,18 @@ def _work(
     return 0
 
 
-def _unfinished(cells: list[Cell], folder: Path, hardware: str) -> list[Cell]:
+def _unfinished(
+    cells: list[Cell], folder: Path, hardware: str, *, retry_failed: bool
+) -> list[Cell]:
+    """The cells to run: new ones first, so that one that always fails holds up no other."""
     records, problems = spool.read(folder)
     for problem in problems:
         print(f"Warning: {problem}", file=sys.stderr)
-    done = {record.cell_id for record in records if record.hardware_class == hardware}
+    here = [record for record in records if record.hardware_class == hardware]
+    done = {r.cell_id for r in here if not (retry_failed and r.status in spool.FAILED)}
     left = [cell for cell in cells if identify(cell)[0] not in done]
+    failed = {record.cell_id for record in here} - done
+    left.sort(key=lambda cell: identify(cell)[0] in failed)
     print(f"{len(cells)} cells, {len(cells) - len(left)} done already", file=sys.stderr)
     return left
 
@@ -133,6 +140,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     parser.add_argument("--spool", type=Path, help="write record files here; skip finished cells")
+    parser.add_argument(
+        "--retry-failed", action="store_true",
+        help="with --spool: run cells again that ended in an error or a timeout",
+    )  # fmt: skip
     parser.add_argument(
         "--deadline", type=float, default=float("inf"),
         help="seconds after which no further cell is started",

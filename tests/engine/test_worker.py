@@ -60,6 +60,17 @@ def test_a_spool_holds_the_records_and_lets_a_second_run_continue(tmp_path: Path
     assert problems == []
 
 
+def test_failed_cells_run_again_when_asked_and_after_the_new_ones(tmp_path: Path) -> None:
+    cells = [make_cell(0, "fault"), make_cell(1), make_cell(2)]
+    assert work(cells[:2], "--spool", str(tmp_path)).returncode == 0
+    kept = work(cells[:2], "--spool", str(tmp_path))
+    assert "2 cells, 2 done already" in kept.stderr
+    retried = work(cells, "--spool", str(tmp_path), "--retry-failed")
+    assert "3 cells, 1 done already" in retried.stderr
+    order = [line for line in retried.stderr.splitlines() if line.startswith("[")]
+    assert [line.partition("seed ")[2][0] for line in order] == ["2", "0"]
+
+
 def test_the_program_needs_only_what_a_gpu_machine_has() -> None:
     """`python -m` itself, where the packages that it must do without cannot be imported."""
     code = """

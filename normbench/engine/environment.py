@@ -89,14 +89,28 @@ def cpu_model() -> str:
     """Name of the processor, `unknown x86_64` where the system does not say."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        found = re.search(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(errors="replace"), re.M)
-        if found:
-            return _squeeze(found[1])
+        if name := _name_in(cpuinfo.read_text(errors="replace")):
+            return name
     if platform.system() == "Darwin":
         name = _output("sysctl", "-n", "machdep.cpu.brand_string")
         if name:
             return _squeeze(name)
     return _squeeze(platform.processor()) or f"unknown {platform.machine()}"
+
+
+def _name_in(cpuinfo: str) -> str:
+    """The processor that Linux describes; on ARM, which gives no name, its numbers, else ""."""
+
+    def values(key: str) -> list[str]:
+        return re.findall(rf"^{key}[ \t]*:[ \t]*(\S.*)$", cpuinfo, re.M)
+
+    if names := values("model name"):
+        return _squeeze(names[0])
+    makers, parts = values("CPU implementer"), values("CPU part")
+    # Big and little cores have different part numbers.
+    kinds = sorted(set(zip(makers, parts, strict=False)))
+    cores = " + ".join(f"implementer {_squeeze(m)} part {_squeeze(p)}" for m, p in kinds)
+    return f"ARM {cores}" if cores else ""
 
 
 @functools.cache

@@ -68,3 +68,29 @@ def test_cuda_where_there_is_none_is_one_clear_sentence(monkeypatch: pytest.Monk
     with pytest.raises(environment.DeviceError, match="torch finds no CUDA device"):
         environment.resolve_device("cuda")
     assert environment.resolve_device("auto") == CPU
+
+
+def arm_cores(*parts: str) -> str:
+    return "\n\n".join(
+        f"processor\t: {i}\nBogoMIPS\t: 50.00\nCPU implementer\t: 0x41\n"
+        f"CPU architecture: 8\nCPU variant\t: 0x3\nCPU part\t: {part}\nCPU revision\t: 1"
+        for i, part in enumerate(parts)
+    )
+
+
+def test_different_arm_processors_have_different_names() -> None:
+    server, other = arm_cores("0xd0c", "0xd0c"), arm_cores("0xd40", "0xd40")
+    assert environment._name_in(server) == "ARM implementer 0x41 part 0xd0c"
+    assert environment._name_in(other) == "ARM implementer 0x41 part 0xd40"
+
+
+def test_big_and_little_arm_cores_are_both_named_in_any_order() -> None:
+    name = environment._name_in(arm_cores("0xd08", "0xd03", "0xd08"))
+    assert name == "ARM implementer 0x41 part 0xd03 + implementer 0x41 part 0xd08"
+    assert environment._name_in(arm_cores("0xd03", "0xd08")) == name
+
+
+def test_a_processor_with_a_name_has_it_tidied() -> None:
+    text = "processor\t: 0\nmodel name\t: Some  CPU   @ 2 GHz\nflags\t: fpu"
+    assert environment._name_in(text) == "Some CPU @ 2 GHz"
+    assert environment._name_in("processor : 0\n") == ""

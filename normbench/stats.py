@@ -76,7 +76,8 @@ class PairedDifference(Interval):
     Attributes:
         seeds: the seeds used, sorted.
         unpaired: seeds that only one side has, left out.
-        p_value: of the two-sided paired t-test; NaN with one pair.
+        p_value: of the two-sided paired t-test; NaN with one pair, 1 where all differences are
+            equal, since a spread of zero says nothing of how they vary.
     """
 
     seeds: tuple[int, ...]
@@ -224,13 +225,14 @@ def tie_groups(
 
     Every pair is compared by a paired t-test over its common seeds, corrected over all pairs by
     Holm. A variant's rank runs from 1 + the number that beat it to m − the number it beats:
-    `1–3 tied`. With probability `level` all ranges contain the true ranks at once. A pair with
-    fewer than `min_seeds` common seeds counts as tied.
+    `1–3 tied`. With probability `level` all ranges of one call contain the true ranks at once:
+    a guarantee for one column of a board (one batch size), not for its columns together. A pair
+    with fewer than `min_seeds` common seeds, or whose differences are all equal, counts as tied.
 
     Args:
         values: value of each seed, by variant.
         higher_is_better: False for losses, times and bytes.
-        level: 1 − the chance of any false order on the board.
+        level: 1 − the chance of any false order among these variants.
         min_seeds: seeds below which a variant is shown, not ranked.
 
     Returns:
@@ -312,14 +314,19 @@ def _t_half_width(array: NDArray[np.float64], level: float) -> tuple[float, floa
 
 
 def _paired_p(differences: NDArray[np.float64]) -> float:
-    """Two-sided p of the mean difference; scipy's own is NaN where all differences are equal."""
+    """Two-sided p of the mean difference; 1 where all differences are equal.
+
+    The t-test has no answer there. Equal differences come from a metric with few values, or from
+    runs that did not depend on the seed: neither is evidence of certainty.
+    """
     n, mean = differences.size, float(differences.mean())
     if n == 1:
         return math.nan
     error = float(differences.std(ddof=1)) / math.sqrt(n)
-    # Equal differences leave rounding noise as their deviation: compare with the mean's own ulp.
-    if error <= 1e-14 * abs(mean) or error == 0:
-        return 1.0 if mean == 0 else 0.0
+    # Equal differences leave rounding noise as their deviation. It is that of the values, which
+    # may be a thousand times the mean difference; no true spread is as small as this beside it.
+    if error <= 1e-9 * abs(mean) or error == 0:
+        return 1.0
     return float(2 * distributions.t.sf(abs(mean) / error, n - 1))
 
 

@@ -87,11 +87,11 @@ def test_nothing_to_pair_is_said() -> None:
         stats.paired_difference({0: 1.0}, {1: 1.0})
 
 
-@pytest.mark.parametrize(("shift", "p"), [(0.0, 1.0), (0.25, 0.0)])
-def test_equal_differences_have_a_p_value(shift: Any, p: Any) -> None:
+@pytest.mark.parametrize("shift", [0.0, 0.25])
+def test_equal_differences_are_no_evidence(shift: float) -> None:
     a = {seed: 0.1 * seed for seed in range(5)}
     b = {seed: value - shift for seed, value in a.items()}
-    assert stats.paired_difference(a, b).p_value == p
+    assert stats.paired_difference(a, b).p_value == 1.0
 
 
 def test_bootstrap_is_scipys_percentile_method() -> None:

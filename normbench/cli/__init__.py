@@ -25,6 +25,9 @@ USER_ERROR = 2
 INTERRUPTED = 130
 """Exit code after Ctrl-C (128 + SIGINT)."""
 
+WORKER_ERROR = ("normbench.engine.pool", "WorkerError")
+"""Module and name of the error of a worker that cannot start; importing it would import torch."""
+
 _PATH_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG})
 _PATH_ERRORS = (PermissionError, FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
@@ -83,11 +86,15 @@ def users_mistake(error: BaseException) -> str | None:
 
     Our errors for users are the subclasses of ValueError that this package defines (CellError,
     RegistryError, SuiteError ...), recognised by where they are defined, so that their modules
-    need not be imported. A bare ValueError is not one: it may come from a bug.
+    need not be imported. A bare ValueError is not one: it may come from a bug. Nor is a worker
+    process that cannot start a bug: its output says what is missing on this machine.
     """
     if isinstance(error, ValueError):
         homes = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
         return str(error) if "normbench" in homes else None
+    if any((c.__module__, c.__name__) == WORKER_ERROR for c in type(error).__mro__):
+        first, *said = str(error).rstrip().splitlines()
+        return " ".join([first, *said[-1:]]).rstrip()
     if isinstance(error, OSError) and error.filename is not None:
         if isinstance(error, _PATH_ERRORS) or error.errno in _PATH_ERRNOS:
             return f"{os.fsdecode(error.filename)}: {error.strerror}"

@@ -1,7 +1,8 @@
 """Cells on supervised worker processes: one that crashes or hangs costs its own cell only.
 
 A fork server that has loaded torch and timm once makes a fresh process in milliseconds. A process
-runs many cells, so that decoded data sets are reused, and is replaced after one that failed, since
+runs many cells, since starting one still costs more than nothing and what its libraries set up at
+first use (a CUDA context, compiled kernels) stays warm. It is replaced after one that failed, as
 a failure (a broken CUDA context, memory that does not come back) may outlive its cell.
 """
 

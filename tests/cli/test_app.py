@@ -13,6 +13,7 @@ import typer
 import normbench
 from normbench import cli
 from normbench.cells import CellError
+from normbench.engine import WorkerError
 
 HEAVY = "torch timm polars pydantic numpy pyarrow wandb datasets ray altair scipy rich jinja2 yaml"
 
@@ -88,6 +89,16 @@ def test_our_errors_are_one_sentence_and_exit_2(
 ) -> None:
     assert exit_of(monkeypatch, CellError("cell misses seed")) == 2
     assert capsys.readouterr().err == "Error: cell misses seed\n"
+
+
+def test_a_worker_that_cannot_start_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = "Traceback (most recent call last):\n  File …\nImportError: no libcudart.so"
+    error = WorkerError(f"a worker process could not start (exit code 1):\n{said}")
+    assert exit_of(monkeypatch, error) == 2
+    sentence = "a worker process could not start (exit code 1): ImportError: no libcudart.so"
+    assert capsys.readouterr().err == f"Error: {sentence}\n"
 
 
 def test_a_missing_permission_names_the_path(

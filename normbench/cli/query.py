@@ -23,10 +23,11 @@ GROUPS = (
 )  # fmt: skip
 """Columns that records can be grouped by."""
 
-UNMIXABLE = ("task", "precision", "hardware_class", "protocol", "settings")
+UNMIXABLE = ("task", "precision", "hardware_class", "protocol", "settings", "code_hash")
 """Columns that are never averaged over: where they vary within a group they split it.
 
-`settings` is a digest of the training options and of the model's and data's arguments.
+`settings` is a digest of the training options and of the model's and data's arguments. Methods
+have unlike `code_hash`es, so that one splits a group only where a single variant has several.
 """
 
 
@@ -125,7 +126,10 @@ def grouped(
     import polars as pl
 
     by = [*columns]
-    by += [name for name in UNMIXABLE if name not in by and _varies(records, columns, name)]
+    for name in UNMIXABLE:
+        apart = [*columns, "variant"] if name == "code_hash" else columns
+        if name not in by and _varies(records, apart, name):
+            by.append(name)
     rows = []
     for key, members in _groups(records, by).items():
         row: dict[str, Any] = dict(zip(by, key, strict=True))

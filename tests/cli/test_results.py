@@ -78,6 +78,14 @@ def test_csv_has_every_value_in_full(results: Results) -> None:
     }
 
 
+def test_csv_has_nested_columns_as_json(results: Results) -> None:
+    ran = results("--format", "csv", "--columns", "seed,samples,config_json")
+    assert (ran.code, ran.err) == (0, "")
+    for row in rows(ran.out):
+        assert isinstance(json.loads(row["samples"] or "[]"), list)
+        assert isinstance(json.loads(row["config_json"]), dict)
+
+
 def test_json_has_nested_fields_as_such(results: Results) -> None:
     ran = results("--format", "json", "--columns", "seed,params,curve", "--filter", "seed=1")
     found = json.loads(ran.out)
@@ -151,16 +159,22 @@ def test_seeds_with_unlike_sets_of_cells_are_said(results: Results) -> None:
 @pytest.mark.parametrize(
     ("change", "column"),
     [({"hardware_class": "h200"}, "hardware_class"), ({"precision": "bf16"}, "precision"),
-     ({"config": {"lr": 0.5}}, "settings")],
+     ({"config": {"lr": 0.5}}, "settings"), ({"code_hash": "older"}, "code_hash")],
 )  # fmt: skip
 def test_what_cannot_be_compared_splits_a_group(
     results: Results, change: dict[str, object], column: str
 ) -> None:
-    results.store.append(make_record(0.1, seed=0, batch_size=2, **change))  # type: ignore[arg-type]
+    results.store.append(make_record(0.1, seed=7, batch_size=2, **change))  # type: ignore[arg-type]
     found = rows(results("--group", "variant,batch_size", "--format", "csv").out)
     split = [r for r in found if (r["variant"], r["batch_size"]) == ("batch_norm", "2")]
     assert len({r[column] for r in split}) == 2
     assert {r["test_accuracy_n"] for r in split} == {"1", "3"}
+
+
+def test_methods_with_code_of_their_own_may_be_averaged_over(results: Results) -> None:
+    results.store.append(make_record(0.9, seed=0, batch_size=2, method="lean", code_hash="lean"))
+    header = results("--group", "model", "--format", "csv").out.splitlines()[0]
+    assert "code_hash" not in header
 
 
 def test_older_records_of_a_cell_are_left_out_of_groups_and_counted(results: Results) -> None:

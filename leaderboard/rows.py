@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from normbench.cells import digest
+from normbench.cells import Cell, digest, settings
 
 _COLUMNS = (
     "record_id", "suite", "task", "method", "variant", "params", "model", "dataset", "batch_size",
@@ -73,7 +73,7 @@ def read_rows(frame: pl.DataFrame) -> Iterator[Row]:
 
     for raw in frame.select(_COLUMNS).sort("started_at", "record_id").iter_rows(named=True):
         cell = decode(raw["cell"])
-        same = [cell[key] for key in ("model_args", "dataset_args", "config")]
+        same = [cell["model_args"], settings(Cell.from_json(cell))]
         values = {name: raw[name] for name in _COLUMNS}
         values |= {
             "params": decode(raw["params"]),

@@ -27,6 +27,13 @@ MEASURED: frozenset[Status] = frozenset({"ok", "diverged", "oom"})
 """Statuses that are a measurement of the method rather than a refusal or a fault of ours."""
 
 
+NOT_WORK = {
+    "config": ("timeout_seconds", "eval_batch_size"),
+    "dataset_args": ("workers",),
+}
+"""Options that change how long a cell may take or where it waits, never what it measures."""
+
+
 class CellError(ValueError):
     """A cell or record that cannot be read, with the reason."""
 
@@ -182,11 +189,19 @@ def digest(value: Any) -> str:
 def cell_id(cell: Cell, code_hash: str, protocol: int) -> str:
     """Id of the work a cell stands for: configuration, method code, protocol version, seed.
 
-    `suite` and `variant` are labels, not work, and do not count.
+    `suite` and `variant` are labels, not work, and do not count; nor do the options `NOT_WORK`.
     """
     work = cell.to_json()
     del work["suite"], work["variant"]
-    return digest({"cell": work, "code": code_hash, "protocol": protocol})
+    return digest({"cell": work | settings(cell), "code": code_hash, "protocol": protocol})
+
+
+def settings(cell: Cell) -> dict[str, Any]:
+    """Options of the task and of the data that decide what is measured, without `NOT_WORK`."""
+    return {
+        name: {k: v for k, v in getattr(cell, name).items() if k not in NOT_WORK.get(name, ())}
+        for name in ("config", "dataset_args")
+    }
 
 
 def record_id(cell_id: str, hardware_class: str, environment: Mapping[str, Any], who: str) -> str:

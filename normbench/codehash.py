@@ -122,6 +122,11 @@ def _is_module(name: str) -> bool:
 
 
 def _source(module: str) -> str:
+    if module == "__main__":
+        raise ValueError(
+            "a method registered in a script or notebook has no code hash, as workers cannot "
+            "import it: put it into a module of its own"
+        )
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         raise ValueError(f"the source of module {module!r} cannot be found, so it has no code hash")

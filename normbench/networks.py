@@ -1,7 +1,8 @@
 """Small networks that train in seconds on a CPU, registered into timm.
 
 Both are 10-layer residual networks (He et al., 2016, arXiv 1512.03385): a stem, four stages of one
-basic block each, a linear classifier. They differ in one thing, how far the maps shrink. At 28 px
+basic block each, a linear classifier. They differ in stem and strides, and so in how far the maps
+shrink. At 28 px
 
 - `nb_resnet10_1x1` ends in 1×1 maps, so at the last slots a batch of 2 pools 2 values per channel;
 - `nb_resnet10_4x4` ends in 4×4 maps, so the same batch pools 32.

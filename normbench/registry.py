@@ -8,6 +8,7 @@ so that nothing is declared twice; every one needs a `Param` with its meaning an
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
 import functools
 import importlib
@@ -235,6 +236,11 @@ def register(
             _with_defaults(name, builder, params or {}), builder,
             consumes_activation, weight, prepare, observe, module, summary,
         )  # fmt: skip
+        # Hashed now, not when first asked for: an edit of the file during a long run must not put
+        # its hash on records of the code that was loaded. Without source there is no hash, and
+        # whoever asks for it is told so.
+        with contextlib.suppress(ValueError):
+            module_hash(module)
         return builder
 
     return enter

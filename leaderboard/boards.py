@@ -131,6 +131,18 @@ class Board:
         known = [e.values_per_channel for e in entries if e.values_per_channel is not None]
         return (min(known), max(known)) if known else None
 
+    def training(self, metric: str, batch_size: int) -> tuple[int, int] | None:
+        """Smallest and largest `steps` or `samples_seen` at a batch size; None if none is known."""
+        rows = [row for row in self.rows if row.batch_size == batch_size and metric in row.metrics]
+        known = [int(row.metrics[metric]) for row in rows]
+        return (min(known), max(known)) if known else None
+
+    @property
+    def samples_differ(self) -> bool:
+        """Whether trainings at some batch size saw more samples than those at another."""
+        seen = {self.training("samples_seen", batch) for batch in self.batch_sizes} - {None}
+        return len(seen) > 1
+
 
 def boards(frame: pl.DataFrame, catalogue: Catalogue) -> list[Board]:
     """All boards of task `accuracy` that the records support, by suite, data set and model.
@@ -264,12 +276,16 @@ def _values(rows: Sequence[Row]) -> dict[int, float]:
 
 
 def _reference(rows: Sequence[Row]) -> str:
-    """BatchNorm as everybody has it (eps 1e-5 or the slot's own), else the first measured."""
+    """BatchNorm as everybody has it: the usual eps (1e-5 or the slot's own), nothing else special.
+
+    When it was measured has no say, so that a rerun does not change what a board compares to.
+    """
     candidates = [row for row in rows if row.method == REFERENCE_METHOD]
     if not candidates:
         return ""
 
-    def order(row: Row) -> tuple[bool, str, str]:
-        return row.params.get("eps") not in (None, 1e-5), row.started_at, row.variant
+    def order(row: Row) -> tuple[bool, int, str]:
+        special = row.variant.count("=")  # a variant's name holds what differs from the defaults
+        return row.params.get("eps") not in (None, 1e-5), special, row.variant
 
     return min(candidates, key=order).variant

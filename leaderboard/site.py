@@ -113,7 +113,13 @@ def _caption(chosen: Sequence[boards_.Board]) -> list[str]:
     hardware = ", ".join(sorted({row.hardware_class for row in rows}))
     days = sorted({row.started_at[:10] for row in rows})
     when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
-    return [
+    lines = [
         f"{len(rows)} cells, {seeds} seeds, mean and 95% t interval; {hardware}; measured {when}.",
         "✕: at least one seed gave no result.",
     ]
+    if any(board.samples_differ for board in chosen):
+        lines.append(
+            "Some batch sizes saw more samples than others: compare methods at one batch size, "
+            "not one method across batch sizes."
+        )
+    return lines

@@ -44,7 +44,8 @@ def test_the_reference_has_no_difference_to_itself(boards_of: BoardsOf) -> None:
 
 def test_reference_is_batch_norm_with_the_usual_eps(boards_of: BoardsOf) -> None:
     large = {"variant": "batch_norm(eps=0.001)", "params": {"eps": 1e-3}}
-    early = seeds(0.5, started_at="2026-01-01T00:00:00Z", **large)
+    tuned = {"variant": "batch_norm(eps=1e-05, momentum=0.01)", "params": {"eps": 1e-5}}
+    early = [s for v in (large, tuned) for s in seeds(0.5, started_at="2026-01-01T00:00:00Z", **v)]
     [board] = boards_of(*early, *seeds(0.5), *seeds(0.5, **GROUP))
     assert board.reference == "batch_norm(eps=1e-05)"
 

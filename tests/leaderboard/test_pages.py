@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 import synthetic_records as synthetic
 
-from normbench.leaderboard import equations, pages
+from normbench.leaderboard import equations, pages, site
 from normbench.stats import t_interval
 
 
@@ -113,10 +113,28 @@ def test_what_eps_alone_repairs_is_said(built: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "sentence", ["N·H·W at a slot", "Fewer than 5 seeds: shown, not ranked", "failure of training"]
+    "sentence",
+    ["N·H·W at a slot", "Fewer than 5 seeds: shown, not ranked", "says how well a training went"],
 )
 def test_index_explains_itself(built: Path, sentence: str) -> None:
     assert sentence in " ".join(Page(built / "index.html").text.split())
+
+
+@pytest.mark.parametrize(("large", "said"), [(6000, False), (38400, True)])
+def test_unequal_samples_are_shown_and_said(
+    tmp_path: Path, catalogue_file: Path, large: int, said: bool
+) -> None:
+    records = [
+        synthetic.record(batch_size=size, metrics={"samples_seen": seen})
+        for size, seen in ((2, 6000), (128, large))
+    ]
+    site.build(
+        [synthetic.store(tmp_path / "results", records)], tmp_path / "out", catalogue=catalogue_file
+    )
+    text = " ".join(Page(tmp_path / "out" / "index.html").text.split())
+    assert f"samples seen in training 6,000 {large:,}" in text
+    assert ("compare methods within a column" in text) is said
+    assert ("compare methods at one batch size" in text) is said
 
 
 def test_failures_and_reasons_are_shown(built: Path) -> None:

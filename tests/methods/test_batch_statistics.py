@@ -106,3 +106,43 @@ def test_two_forwards_before_a_backward_keep_both_gradients():
     y.sum().backward()
     assert first.grad is not None
     torch.testing.assert_close(first.grad, torch.full_like(first, (1 + 1e-5) ** -0.5))
+
+
+def test_an_evaluated_batch_norm_folds_into_the_convolution_before_it():
+    # γ(w∗x + b - μ)/√(σ²+ε) + β is a convolution with sw and bias s(b - μ) + β, s = γ/√(σ²+ε)
+    conv, norm = nn.Conv2d(3, 5, 3, padding=1).double(), build("batch_norm", 5).double()
+    set_parameters(norm, weight=np.linspace(-1, 2, 5), bias=np.linspace(1, 3, 5))
+    for _ in range(3):
+        norm(conv(torch.randn(4, 3, 6, 6, dtype=torch.float64) * 2 + 1))
+    norm.eval()
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    weight = conv.weight * scale[:, None, None, None]
+    bias = (conv.bias - norm.running_mean) * scale + norm.bias
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    folded = nn.functional.conv2d(x, weight, bias, padding=1)
+    torch.testing.assert_close(norm(conv(x)), folded, rtol=1e-12, atol=1e-12)
+
+
+def weight_growth(method: str) -> float:
+    """‖w‖ after a few dozen steps of SGD without weight decay, over ‖w‖ before."""
+    torch.manual_seed(0)
+    x, labels = torch.randn(32, 3, 6, 6), torch.randint(4, (32,))
+    conv = nn.Conv2d(3, 8, 3, bias=False)
+    net = nn.Sequential(
+        conv, build(method, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+    )
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    before = conv.weight.norm().item()
+    for _ in range(40):
+        nn.functional.cross_entropy(net(x), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return conv.weight.norm().item() / before
+
+
+def test_weights_before_moving_averages_grow_more_than_before_batch_norm():
+    # what Ioffe 2017 (arXiv:1702.03275) warns of; batch_norm's gradient is orthogonal
+    # to w, so that ‖w‖ grows in the second order of the step only
+    batch, moving = weight_growth("batch_norm"), weight_growth("moving_average_norm")
+    assert moving > 1
+    assert moving - 1 > 2 * (batch - 1)

@@ -32,7 +32,7 @@ def data_columns(
 def encoded(frame: pl.DataFrame, style: str) -> bytes:
     """The frame as `csv`, `json` (a list of objects, nested fields as such) or `parquet`."""
     if style == "csv":
-        return frame.write_csv().encode()
+        return _flat(frame).write_csv().encode()
     if style == "json":
         from normbench.store import JSON_COLUMNS
 
@@ -45,6 +45,21 @@ def encoded(frame: pl.DataFrame, style: str) -> bytes:
     buffer = io.BytesIO()
     frame.write_parquet(buffer)
     return buffer.getvalue()
+
+
+def _flat(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with nested values as JSON text, the only form that CSV has for them."""
+    import polars as pl
+
+    nested = [name for name, kind in frame.schema.items() if kind.is_nested()]
+    return frame.with_columns(
+        pl.Series(name, [_json_text(value) for value in frame[name].to_list()], dtype=pl.String)
+        for name in nested
+    )
+
+
+def _json_text(value: Any) -> str | None:
+    return None if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _json_value(value: Any, is_json: bool) -> Any:

@@ -35,7 +35,8 @@ def plan(source: str, names: Sequence[str], options: Options) -> Plan:
     """Decide which split plays which role.
 
     A source without test split reports on its validation split, and validation is carved from
-    training; one with a single split has both carved.
+    training; one with a single split has both carved. A validation split that the user named stays
+    validation: then the test split is carved.
 
     Raises:
         DataError: naming the splits there are, if one asked for is missing or none is training.
@@ -53,7 +54,8 @@ def plan(source: str, names: Sequence[str], options: Options) -> Plan:
         given = {"train": names[0]}
     if "train" not in given:
         raise DataError(f"{source} has no training split; {there}; name one as train_split")
-    if asked["test"] is None and "test" not in given and "validation" in given:
+    chosen = asked["test"] or asked["validation"]
+    if chosen is None and "test" not in given and "validation" in given:
         given["test"] = given.pop("validation")
     if len(set(given.values())) < len(given):
         raise DataError(f"{source}: one split is asked to play two roles: {given}")

@@ -86,6 +86,13 @@ def test_without_test_split_the_validation_split_reports(tmp_path: Path) -> None
     assert (len(data.train), len(data.validation), len(data.test)) == (36, 4, 12)
 
 
+def test_a_validation_split_that_was_asked_for_stays_validation(tmp_path: Path) -> None:
+    for name, count, seed in (("train", 40, 0), ("validation", 12, 1)):
+        write_parquet(tmp_path / f"{name}.parquet", list(pixels(count, seed)), labels_of(count))
+    data = load(f"parquet:{tmp_path}", validation_split="validation")
+    assert (len(data.train), len(data.validation), len(data.test)) == (32, 12, 8)
+
+
 def test_a_test_split_with_hidden_labels_does_not_count(tmp_path: Path) -> None:
     for name, seed in (("train", 0), ("validation", 1)):
         write_parquet(tmp_path / f"{name}.parquet", list(pixels(40, seed)), labels_of(40))

@@ -7,6 +7,7 @@ method is reported together with a misspelt key elsewhere.
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -23,7 +24,7 @@ from normbench.registry import (
     variant,
 )
 from normbench.suites.errors import Complaint, Location
-from normbench.suites.schema import DatasetEntry, MethodEntry, ModelEntry
+from normbench.suites.schema import DatasetEntry, MethodEntry, ModelEntry, Training, Tune
 
 _SET_BY_THE_TASK = ("pretrained", "num_classes", "in_chans")
 """Arguments of `timm.create_model` that follow from the dataset and the protocol."""
@@ -42,6 +43,7 @@ def complaints(data: Mapping[str, Any], line_of: Lines) -> Iterator[Complaint]:
     yield from _methods(data, line_of)
     yield from _models(data, line_of)
     yield from _datasets(data, line_of)
+    yield from _trials(data)
     for index, entry in enumerate(_items(data, "exclude")):
         names = entry.get("method", []) if isinstance(entry, Mapping) else []
         for name in names if isinstance(names, list) else [names]:
@@ -60,6 +62,27 @@ def resolved(entry: MethodEntry) -> tuple[str, dict[str, Any]]:
     if twice := sorted(params.keys() & entry.params):
         raise RegistryError(f"parameter {twice[0]!r} is given twice, in the name and in params")
     return name, {**params, **entry.params}
+
+
+def _trials(data: Mapping[str, Any]) -> Iterator[Complaint]:
+    """Each point of the tuning grid is a training section, and must be one that is accepted."""
+    training, tune = data.get("training"), data.get("tune")
+    try:
+        Training.model_validate(training)
+        grid = Tune.model_validate(tune).grid.model_dump(exclude_none=True)
+    except ValidationError:  # reported by the schema; or there is no tuning
+        return
+    seen: set[str] = set()
+    for values in itertools.product(*grid.values()):
+        point = dict(zip(grid, values, strict=True))
+        try:
+            Training.model_validate({**(training or {}), **point})
+        except ValidationError as error:
+            for detail in error.errors(include_url=False):
+                if detail["msg"] not in seen:
+                    seen.add(detail["msg"])
+                    text = f"in the trial {canonical_json(point)}, {detail['msg']}"
+                    yield Complaint(("tune", "grid"), text, about_key=True)
 
 
 def _methods(data: Mapping[str, Any], line_of: Lines) -> Iterator[Complaint]:

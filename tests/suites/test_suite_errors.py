@@ -56,6 +56,13 @@ MISTAKES = {
         "8:7: seeds: expected a list, got nothing",
     ),
     "batch size zero": ("[2, 8]", "[0, 8]", "7:15: batch_sizes[0]: is 0; expected at least 1"),
+    "a trial that is no training section": (
+        "training: {samples: 600}",
+        "training: {samples: 600}\n"
+        "tune: {samples: 90, grid: {nesterov: [true], momentum: [0.5, 0]}}",
+        '10:21: tune.grid: in the trial {"momentum":0,"nesterov":true}, '
+        "nesterov needs sgd with a momentum above 0",
+    ),
     "repeated seed": ("[0, 1]", "[0, 0]", "8:8: seeds: 0 stands there twice"),
     "no methods": (
         "[batch_norm, group_norm(groups=8)]",

@@ -70,7 +70,7 @@ types: .venv/dev ## mypy --strict over the package, kernels/ and leaderboard/ at
 check: lint types test ## everything CI runs
 
 .PHONY: bench
-bench: .venv/dev ## benchmarks/: layers against torch's, the harness against a bare loop
+bench: .venv/dev ## benchmarks/: layers against torch's, the harness against a bare loop, start and swap
 	$(BIN)/python -m pytest benchmarks -p no:xdist -s
 
 # ---- generated files that are committed ----

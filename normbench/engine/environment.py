@@ -88,8 +88,8 @@ def describe(device: torch.device, threads: int | None = None) -> dict[str, Any]
 def cpu_model() -> str:
     """Name of the processor, `unknown x86_64` where the system does not say."""
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists() and (name := _name_in(cpuinfo.read_text(errors="replace"))):
-        return name
+    if cpuinfo.exists() and (found := _name_in(cpuinfo.read_text(errors="replace"))):
+        return found
     if platform.system() == "Darwin":
         name = _output("sysctl", "-n", "machdep.cpu.brand_string")
         if name:

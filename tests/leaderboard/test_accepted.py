@@ -1,0 +1,54 @@
+"""The records that ship with the package: readable, complete, and what the README says of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from normbench.cells import digest
+from normbench.leaderboard import sources
+from normbench.store import wide
+
+
+@pytest.fixture(scope="module")
+def accepted(root: Path) -> pl.DataFrame:
+    frame, problems = sources.read([root / "leaderboard" / "results"])
+    assert problems == []
+    return wide(frame)
+
+
+def test_every_cell_of_the_shipped_suites_was_measured(accepted: pl.DataFrame) -> None:
+    counts = dict(accepted.group_by("suite").len().iter_rows())
+    assert counts == {"small-batch": 126, "timm-smoke": 4}
+    assert set(accepted["status"]) == {"ok"}
+    assert set(accepted.filter(suite="timm-smoke")["model"]) == {
+        "resnet18",
+        "mobilenetv3_small_100",
+    }
+
+
+def test_every_small_batch_cell_took_300_steps(accepted: pl.DataFrame) -> None:
+    assert accepted.filter(suite="small-batch")["steps"].min() >= 300  # type: ignore[operator]
+
+
+def test_batch_norm_collapses_where_two_values_are_pooled_and_only_there(
+    accepted: pl.DataFrame,
+) -> None:
+    def mean(variant: str, model: str) -> float:
+        rows = accepted.filter(variant=variant, model=model, batch_size=2, suite="small-batch")
+        assert len(rows) == 3
+        return float(rows["test_accuracy"].mean())  # type: ignore[arg-type]
+
+    plain, repaired = "batch_norm(eps=1e-05)", "batch_norm(eps=0.001)"
+    assert mean(plain, "nb_resnet10_1x1") < 0.5 < mean(repaired, "nb_resnet10_1x1")
+    assert mean("group_norm(groups=8)", "nb_resnet10_1x1") > mean(repaired, "nb_resnet10_1x1")
+    assert mean(plain, "nb_resnet10_4x4") > 0.7
+
+
+def test_names_of_the_files_are_digests_of_their_content(root: Path) -> None:
+    assert len(digest("any")) == 16
+    names = [p.stem for p in (root / "leaderboard" / "results").glob("*.parquet")]
+    assert names
+    assert all(len(name) == 16 for name in names)

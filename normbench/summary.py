@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from normbench.cells import STATUSES, Record, canonical_json
+from normbench.cells import STATUSES, Record, canonical_json, settings
 from normbench.spool import FAILED
 from normbench.stats import Interval, t_interval
 
@@ -122,19 +122,20 @@ def _settings(record: Record) -> dict[str, Any]:
         "hardware": record.hardware_class,
         "protocol": record.protocol,
     }
+    work = settings(cell)
     for prefix, options in (
-        ("model.", cell.model_args), ("dataset.", cell.dataset_args), ("", cell.config),
+        ("model.", cell.model_args), ("dataset.", work["dataset_args"]), ("", work["config"]),
     ):  # fmt: skip
         flat |= {f"{prefix}{name}": value for name, value in options.items()}
     return flat
 
 
-def _titles(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+def _titles(blocks: Sequence[Mapping[str, Any]]) -> list[str]:
     """Model and dataset, and whatever else tells blocks of the same model and dataset apart."""
     titles = []
-    for own in settings:
+    for own in blocks:
         here = (own["model"], own["dataset"])
-        alike = [other for other in settings if (other["model"], other["dataset"]) == here]
+        alike = [other for other in blocks if (other["model"], other["dataset"]) == here]
         names = dict.fromkeys(name for other in alike for name in other)
         differing = [n for n in names if len({canonical_json(o.get(n)) for o in alike}) > 1]
         extra = "".join(f", {name}={own.get(name)}" for name in differing)

@@ -120,3 +120,13 @@ def test_a_run_without_the_metric_is_not_hidden() -> None:
 
 def test_no_records_are_a_sentence() -> None:
     assert summary.table([]) == "No records to summarise."
+
+
+def test_seeds_under_different_time_limits_are_one_mean() -> None:
+    """What limits a cell without changing what it measures must not split its block."""
+    config = make_record().cell.config
+    records = [
+        make_record(0.9, seed=seed, config={**config, "timeout_seconds": limit})
+        for seed, limit in enumerate((60, 600))
+    ]
+    assert "(n=2)" in summary.table(records)

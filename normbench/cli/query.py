@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from normbench.cells import STATUSES, Record, digest
+from normbench.cells import STATUSES, Record, digest, settings
 from normbench.stats import Interval, t_interval
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def interval_of(row: Mapping[str, Any], metric: str) -> Interval | None:
 def _value(record: Record, name: str) -> Any:
     if name == "settings":
         cell = record.cell
-        return digest([cell.config, cell.model_args, cell.dataset_args])[:6]
+        return digest([cell.model_args, settings(cell)])[:6]
     return getattr(record if hasattr(record, name) else record.cell, name)
 
 

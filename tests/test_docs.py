@@ -119,15 +119,16 @@ def run_line(command: str, block: Block, folder: Path, environment: dict[str, st
     return done.stdout
 
 
-def announce_skips(name: str) -> None:
-    for block in blocks(ROOT / name):
-        if block.directive == "skip":
-            print(f"{name}:{block.line}: not run: {block.argument}")
+@pytest.mark.parametrize("name", FILES)
+def test_blocks_that_are_not_run_say_why(name: str) -> None:
+    """A skip for the eye: pytest's summary prints the reasons."""
+    reasons = [f"line {b.line}: {b.argument}" for b in blocks(ROOT / name) if b.directive == "skip"]
+    if reasons:
+        pytest.skip(f"{name}: {'; '.join(reasons)}")
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_commands_run(name: str, tmp_path: Path) -> None:
-    announce_skips(name)
     environment = workspace(ROOT / name, tmp_path)
     for block in blocks(ROOT / name):
         if block.language not in SHELLS or block.directive == "skip":
@@ -150,7 +151,7 @@ def test_python_runs(name: str, tmp_path: Path) -> None:
         if block.language == "python" and block.directive != "skip"
     ]
     if not code:
-        return
+        pytest.skip(f"{name} has no Python to run")
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", RUN_PYTHON, name], input=json.dumps(code),
         cwd=tmp_path, env=workspace(ROOT / name, tmp_path), capture_output=True, text=True,

@@ -36,7 +36,7 @@ def test_entry_is_json(case):
 
 def test_bibtex_protects_the_title_and_nothing_else(case):
     if case.info.citation is None:
-        return
+        pytest.skip(f"{case.name} cites nothing")
     lines = case.info.citation.bibtex(case.name).splitlines()
     assert lines[0] in (f"@misc{{{case.name},", f"@inproceedings{{{case.name},")
     assert lines[-1] == "}"

@@ -63,3 +63,12 @@ def keep_format(y: Tensor, x: Tensor) -> Tensor:
     if x.dim() >= 4 and not x.is_contiguous() and x.is_contiguous(memory_format=last):
         return y.contiguous(memory_format=last)
     return y
+
+
+def as_layout_of(t: Tensor, x: Tensor) -> Tensor:
+    """`t` laid out as a native op wants it: channels_last where `x` is and the CPU knows it."""
+    last = torch.channels_last if x.dim() == 4 else torch.channels_last_3d
+    keep = x.dim() >= 4 and not x.is_cuda and x.is_contiguous(memory_format=last)
+    if keep and not x.is_contiguous():
+        return t.contiguous(memory_format=last)
+    return t.contiguous()

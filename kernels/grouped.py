@@ -17,6 +17,17 @@ def largest_group_count(num_features: int, groups: int) -> int:
     return next(g for g in range(min(groups, num_features), 0, -1) if num_features % g == 0)
 
 
+def check_groups(x: Tensor, groups: int) -> None:
+    """Raises ValueError if a group of N,C,* input pools a single value."""
+    values = x.shape[1] // groups * x.shape[2:].numel()
+    if values < 2:
+        raise ValueError(
+            f"a statistic over {x.shape[1] // groups} channels needs at least 2 values per "
+            f"channel group to have a variance, got {values} (values per channel and sample: "
+            f"{x.shape[2:].numel()}): input of shape {tuple(x.shape)}, {groups} groups"
+        )
+
+
 def group_norm(
     x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> Tensor:
@@ -27,13 +38,7 @@ def group_norm(
     Raises:
         ValueError: if a group pools a single value, so that it has no variance.
     """
-    values = x.shape[1] // groups * x.shape[2:].numel()
-    if values < 2:
-        raise ValueError(
-            f"a statistic over {x.shape[1] // groups} channels needs at least 2 values per "
-            f"channel group to have a variance, got {values} (values per channel and sample: "
-            f"{x.shape[2:].numel()}): input of shape {tuple(x.shape)}, {groups} groups"
-        )
+    check_groups(x, groups)
     if x.dtype in HALF:
         wide = [None if p is None else p.float() for p in (weight, bias)]
         y = torch.group_norm(x.float(), groups, wide[0], wide[1], eps).to(x.dtype)

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from normbench.kernels.channels import HALF
 
@@ -48,6 +49,7 @@ class _BatchRenorm(torch.autograd.Function):
         return y.to(x.dtype) if x.dtype in HALF else y, mean, std, r
 
     @staticmethod
+    @once_differentiable  # its own backward is not written: an error, not a wrong number
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         x, r, d, scale, mean, inverse_std = ctx.saved_tensors
         if x.dtype in HALF:

@@ -18,14 +18,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from normbench.kernels.channels import ChannelNorm, as_float
+from normbench.kernels.channels import ChannelNorm, as_float, keep_format
 from normbench.kernels.grouped import group_norm, largest_group_count
-from normbench.kernels.proxy import (
-    exact_scale_and_shift,
-    hermite,
-    quantiles,
-    scale_and_shift,
-)
+from normbench.kernels.proxy import Learned, exact_proxy_norm, hermite, proxy_norm, quantiles
 from normbench.registry import Citation, Param, register
 
 
@@ -60,7 +55,6 @@ class ProxyNorm(ChannelNorm):
     proxy_weight: nn.Parameter | None
     proxy_bias: nn.Parameter | None
     _nodes: Tensor
-    _zeros: Tensor
     _ones: Tensor
 
     def __init__(
@@ -84,7 +78,6 @@ class ProxyNorm(ChannelNorm):
             self.register_parameter(name, zeros)
         nodes = torch.stack(hermite()) if exact else quantiles()
         self.register_buffer("_nodes", nodes.to(self.weight.dtype), persistent=False)
-        self.register_buffer("_zeros", torch.zeros(num_features), persistent=False)
         self.register_buffer("_ones", torch.ones(num_features), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,20 +85,15 @@ class ProxyNorm(ChannelNorm):
         self.check(x)
         if self.act is None or self.bias is None:
             return group_norm(x, self.groups, self.weight, None, self.eps)
-        gamma, beta, g, b = map(as_float, self._learned())
-        moments = exact_scale_and_shift if self.exact else scale_and_shift
-        nodes = as_float(self._nodes)
-        scale, shift = moments(gamma, beta, g, b, nodes, self.act, self.proxy_eps)
-        y = self.act(group_norm(as_float(x), self.groups, gamma, beta, self.eps))
-        # Batch norm in evaluation with mean 0 and variance 1 is the native per-channel affine.
-        zeros, ones = as_float(self._zeros), as_float(self._ones)
-        return torch.batch_norm(y, scale, shift, zeros, ones, False, 0.0, 0.0, False).to(x.dtype)
-
-    def _learned(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        assert self.bias is not None
         assert self.proxy_weight is not None
         assert self.proxy_bias is not None
-        return self.weight, self.bias, self.proxy_weight, self.proxy_bias
+        parameters = (self.weight, self.bias, self.proxy_weight, self.proxy_bias)
+        kernel = exact_proxy_norm if self.exact else proxy_norm
+        y = kernel(
+            as_float(x), Learned(*map(as_float, parameters)), as_float(self._nodes),
+            as_float(self._ones), self.act, self.groups, self.eps, self.proxy_eps,
+        )  # fmt: skip
+        return keep_format(y, x).to(x.dtype)
 
     def extra_repr(self) -> str:
         """Also the groups and the proxy's eps."""

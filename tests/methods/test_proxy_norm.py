@@ -46,19 +46,48 @@ def test_all_five_gradients(rng, act):
     assert_gradients(layer, oracle, rng.normal(size=(2, C, 2, 2)), **values)
 
 
-@pytest.mark.parametrize("act", [nn.ReLU(), nn.SiLU(), nn.Hardswish(), nn.GELU(), nn.GELU("tanh")])
-def test_the_written_backward_is_autograds(act):
-    arguments = [torch.randn(C, dtype=torch.float64, requires_grad=True) for _ in range(4)]
-    nodes, probe = proxy.quantiles(), torch.randn(2, C, dtype=torch.float64)
-    written = proxy.scale_and_shift(*arguments, nodes, act, 0.03)
-    automatic = proxy.scale_and_shift(*arguments, nodes, nn.Sequential(act), 0.03)
-    torch.testing.assert_close(written, automatic)
-    expected = torch.autograd.grad(automatic, arguments, list(probe))
-    torch.testing.assert_close(torch.autograd.grad(written, arguments, list(probe)), expected)
+WRITTEN = [nn.ReLU(), nn.SiLU(), nn.Hardswish(), nn.GELU(), nn.GELU("tanh")]
+
+
+@pytest.mark.parametrize("act", WRITTEN, ids=repr)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_written_backward_is_autograds(rng, act, layout):
+    values = parameters(rng)
+    written = set_parameters(build("proxy_norm", C, act=act, groups=2), **values)
+    wrapped = set_parameters(build("proxy_norm", C, act=nn.Sequential(act), groups=2), **values)
+    x, probe = (torch.from_numpy(rng.normal(size=(3, C, 5, 4))) for _ in range(2))
+    x = x.contiguous(memory_format=layout).requires_grad_()
+    results = []
+    for layer in (written, wrapped):
+        y = layer(x)
+        leaves = [x, *(layer.get_parameter(name) for name in NAMES)]
+        results.append((y, *torch.autograd.grad(y, leaves, probe)))
+    torch.testing.assert_close(results[0], results[1])
 
 
 def test_every_activation_with_a_written_backward_is_tested_above():
-    assert set(proxy.BACKWARDS) == {nn.ReLU, nn.SiLU, nn.Hardswish, nn.GELU}
+    assert {type(act) for act in WRITTEN} == set(proxy.WRITTEN)
+
+
+@pytest.mark.parametrize("act", [nn.ReLU(), nn.SiLU()])
+def test_odd_strides_of_input_and_gradient_change_nothing(rng, act):
+    layer = set_parameters(build("proxy_norm", C, act=act), **parameters(rng))
+    x = torch.from_numpy(rng.normal(size=(3, 5, 2 * C, 4)))[..., ::2, :].transpose(1, 2)
+    results = []
+    for given in (x, x.contiguous()):
+        leaf = given.detach().requires_grad_()
+        y = layer(leaf)
+        y.mean((2, 3)).square().sum().backward()  # mean's gradient is an expanded tensor
+        results.append((y, leaf.grad))
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_a_second_derivative_is_refused():
+    x = torch.randn(2, C, 3, 3, requires_grad=True)
+    y = build("proxy_norm", C, act=nn.ReLU())(x)
+    (gradient,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
 
 
 @pytest.mark.parametrize(("a", "b"), [(1.0, 0.0), (0.3, 1.2), (-2.0, -0.5), (0.5, -3.0)])
@@ -141,11 +170,12 @@ def test_an_activation_with_parameters_gets_their_gradient_through_the_proxy_too
     assert act.weight.grad.abs().min() > 0
 
 
-def test_the_moments_are_float32_under_autocast():
-    layer = build("proxy_norm", C, act=nn.SiLU())
-    arguments = (layer.weight, layer.bias, layer.proxy_weight, layer.proxy_bias)
-    expected = proxy.scale_and_shift(*arguments, layer._nodes, nn.SiLU(), 0.03)
+@pytest.mark.parametrize("exact", [False, True])
+def test_the_moments_are_float32_under_autocast(exact):
+    layer = build("proxy_norm", C, act=nn.SiLU(), exact=exact)
+    x = torch.randn(2, C, 3, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = proxy.scale_and_shift(*arguments, layer._nodes, nn.SiLU(), 0.03)
-    assert found[0].dtype == torch.float32
-    assert torch.equal(found[1], expected[1])
+        assert torch.equal(layer(x), layer(x.float()))
+        half = layer(x.bfloat16())
+    assert half.dtype == torch.bfloat16
+    assert torch.equal(half, layer(x.bfloat16().float()).bfloat16())

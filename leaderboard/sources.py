@@ -9,6 +9,7 @@ from pathlib import Path
 import polars as pl
 import yaml
 
+from normbench.cells import Record
 from normbench.store import Store, once, wide
 
 ACCEPTED = Path(__file__).parent / "results"
@@ -27,6 +28,11 @@ def read(folders: Sequence[Path]) -> tuple[pl.DataFrame, list[str]]:
     frame = pl.concat([store.read() for store in stores])
     unique = once(frame, "record_id").sort("started_at", "record_id")
     return unique, [problem for store in stores for problem in store.problems]
+
+
+def accepted() -> list[Record]:
+    """The records that ship with the package."""
+    return _store(ACCEPTED).records()
 
 
 def flat(frame: pl.DataFrame) -> pl.DataFrame:

@@ -78,10 +78,13 @@ def left(seconds: float | None) -> str:
     return f"{span(seconds)} left, ends about {end:%H:%M}"
 
 
-def opening(total: int, skipped: int, expected_seconds: float | None) -> str:
+def opening(
+    total: int, skipped: int, expected_seconds: float | None, borrowed: bool = False
+) -> str:
     """The first line of a run."""
     already = f", {skipped} already measured" if skipped else ""
-    cost = f" (about {span(expected_seconds)})" if expected_seconds else ""
+    where = " by records made elsewhere" if borrowed else ""
+    cost = f" (about {span(expected_seconds)}{where})" if expected_seconds else ""
     return f"{total} cells{already}, {total - skipped} to run{cost}"
 
 
@@ -110,7 +113,7 @@ class LineDisplay:
 
         match event:
             case events.Planned(total=total, skipped=skipped, expected_seconds=expected):
-                self._say(opening(total, skipped, expected))
+                self._say(opening(total, skipped, expected, event.borrowed))
             case events.Finished(record=record, done=done, total=total, eta_seconds=eta):
                 width = len(str(total))
                 took = f"{record.wall_seconds:.1f} s"
@@ -159,7 +162,7 @@ class TerminalDisplay:
 
         match event:
             case events.Planned(total=total, skipped=skipped, expected_seconds=expected):
-                self._print(opening(total, skipped, expected))
+                self._print(opening(total, skipped, expected, event.borrowed))
                 self._whole = self._progress.add_task(
                     "all cells", total=total, completed=skipped, note=left(expected)
                 )

@@ -55,14 +55,17 @@ def run(
     from normbench.engine import plan
     from normbench.engine import run as run_cells
     from normbench.engine.planning import results_folder
+    from normbench.leaderboard.sources import accepted
 
     folder = results_folder(out)
     if dry_run:
         planned = plan(
             suite, out=folder, device=device, filters=filters or (), retry_failed=retry_failed,
-            workers=workers,
+            workers=workers, elsewhere=accepted(),
         )  # fmt: skip
         typer.echo("\n".join(describe(planned)))
+        for problem in planned.problems:
+            typer.echo(f"Warning: {problem}", err=True)
         return
     from normbench.tracking import open_sink
 
@@ -71,7 +74,7 @@ def run(
         try:
             summary = run_cells(
                 suite, out=folder, device=device, workers=workers, filters=filters or (),
-                retry_failed=retry_failed, sinks=(sink,), on_event=show,
+                retry_failed=retry_failed, sinks=(sink,), on_event=show, elsewhere=accepted(),
             )  # fmt: skip
         finally:
             sink.close()
@@ -90,9 +93,9 @@ def describe(planned: RunPlan) -> Iterable[str]:
             f"{cell.task}  {cell.variant}  {cell.model}  {cell.dataset}  batch {cell.batch_size}"
             f"  seed {cell.seed}{cost}"
         )
-    yield opening(planned.total, planned.skipped, planned.expected_seconds)
+    yield opening(planned.total, planned.skipped, planned.expected_seconds, planned.borrowed)
     if planned.expected_seconds is None and planned.to_run:
-        yield "The cost is not known yet: no cell of this kind was measured on this hardware."
+        yield "The cost is not known yet: no cell of this kind was measured so far."
 
 
 def report(summary: RunSummary, folder: Path) -> None:

@@ -73,6 +73,7 @@ def run(
     sinks: Sequence[Sink] = (),
     on_event: Callable[[Event], None] | None = None,
     submitter: str | None = None,
+    elsewhere: Iterable[Record] = (),
 ) -> RunSummary:
     """Run a suite's cells, except those that have a record from this hardware class.
 
@@ -91,6 +92,7 @@ def run(
         sinks: told of each record after it is stored. Whoever opened them closes them.
         on_event: called with every event, in this thread.
         submitter: who measures; None takes `NORMBENCH_SUBMITTER`, else `local`.
+        elsewhere: records of any hardware that expected durations fall back to.
 
     Raises:
         ValueError: for a user's mistake, before anything runs, with one clear sentence.
@@ -99,8 +101,9 @@ def run(
     from normbench.store import Store  # Polars: only where records are read
 
     planned = plan(
-        work, out=out, device=device, filters=filters, retry_failed=retry_failed, workers=workers
-    )
+        work, out=out, device=device, filters=filters, retry_failed=retry_failed,
+        workers=workers, elsewhere=elsewhere,
+    )  # fmt: skip
     who = environment.submitter() if submitter is None else submitter
     setup = Setup(planned.device, threads, who, _modules(planned.to_run))
     return _Run(planned, Store(results_folder(out)), setup, sinks, on_event or _ignore).go()
@@ -137,7 +140,7 @@ class _Run:
             self.spooled = len(spool.list_files(self.store.spool_folder))
         counts = (plan.total, plan.skipped, len(plan.to_run))
         where = (plan.workers, plan.device.type)
-        self.tell(Planned(*counts, plan.expected_seconds, *where, plan.problems))
+        self.tell(Planned(*counts, plan.expected_seconds, *where, plan.borrowed, plan.problems))
         interrupted = False
         try:
             with contextlib.closing(self._records()) as records:

@@ -19,10 +19,12 @@ class Planned:
         total: cells asked for, after filters, equal ones counted once.
         skipped: cells with a record from this hardware class.
         to_run: `total - skipped`.
-        expected_seconds: from records of like cells; None where there are none for some cell.
+        expected_seconds: from records of like cells; None where there are none for any cell.
         workers: worker processes; 0 means in this process.
         device: `cpu` or `cuda`.
-        problems: damaged record files, one sentence each. They are left where they are.
+        borrowed: the expectation comes, at least in part, from records of other hardware.
+        problems: damaged record files, which are left where they are, and data that changed
+            under finished cells; one sentence each.
     """
 
     total: int
@@ -31,6 +33,7 @@ class Planned:
     expected_seconds: float | None
     workers: int
     device: str
+    borrowed: bool = False
     problems: tuple[str, ...] = ()
 
 

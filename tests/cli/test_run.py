@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,19 @@ def test_dry_run_prints_cells_and_writes_nothing(runner: Runner) -> None:
     assert "2 cells, 2 to run" in ran.out
     assert "cost is not known yet" in ran.out
     assert not runner.results.exists()
+
+
+def test_dry_run_of_a_committed_suite_is_told_by_the_records_that_ship(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = Path(__file__).parents[2] / "suites" / "small-batch.yaml"
+    with pytest.raises(SystemExit) as left:
+        cli.main(["run", str(suite), "--out", str(tmp_path), "--device", "cpu", "--dry-run"])
+    assert not left.value.code
+    assert re.search(
+        r"126 cells, 126 to run \(about \d+ min \d\d s by records made elsewhere\)",
+        capsys.readouterr().out,
+    )
 
 
 def test_dry_run_expects_what_like_cells_took(runner: Runner) -> None:

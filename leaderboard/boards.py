@@ -1,8 +1,8 @@
 """Records to boards: pure functions from the store's frame to frozen dataclasses.
 
-A board never mixes what cannot be compared: one suite, task, model, data set, hardware class,
-protocol version, precision and training configuration. Within a board, one entry stands for one
-variant at one batch size, over seeds. Failures are entries like any other.
+A board never mixes what cannot be compared: one suite, task, model, data set and its state,
+hardware class, protocol version, precision and training configuration. Within a board, one entry
+stands for one variant at one batch size, over seeds. Failures are entries like any other.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import polars as pl
 
 from normbench.leaderboard.catalogue import Catalogue
-from normbench.leaderboard.rows import Row, read_rows
+from normbench.leaderboard.rows import Row, of_latest_data, read_rows
 from normbench.spool import FAILED
 from normbench.stats import (
     Interval,
@@ -153,7 +153,7 @@ def boards(frame: pl.DataFrame, catalogue: Catalogue) -> list[Board]:
     """
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     by_suite: dict[str, list[Row]] = defaultdict(list)
-    for row in read_rows(frame):
+    for row in of_latest_data(read_rows(frame)):
         by_suite[row.suite].append(row)
         if row.task == "accuracy":
             groups[row.board_key].append(row)

@@ -28,6 +28,7 @@ def conditions(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """What was run and where, as (name, value) lines; values that differ are all given."""
     lines = [
         ("data set", _joined(row.dataset for row in rows)),
+        ("data fingerprint", _joined(row.data_fingerprint or "unknown" for row in rows)),
         ("models", _joined(row.model for row in rows)),
         ("seeds", _joined(str(row.seed) for row in rows)),
         ("precision", _joined(row.precision for row in rows)),

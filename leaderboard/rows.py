@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
-from normbench.cells import Cell, digest, settings
+from normbench.cells import Cell, data_key, digest, settings
 
 _COLUMNS = (
     "record_id", "suite", "task", "method", "variant", "params", "model", "dataset", "batch_size",
     "seed", "precision", "status", "reason", "hardware_class", "code_hash", "protocol",
     "submitter", "started_at", "wall_seconds", "metrics", "cell", "environment",
+    "data_fingerprint",
 )  # fmt: skip
 
 
@@ -24,8 +26,10 @@ class Row:
     """One record, as far as pages show it. The fields mean what they mean in `Record`.
 
     Attributes:
+        data_fingerprint: of a cell that ended before it had read its data, that of the latest
+            record that asked for the same.
         setting: short digest of what else must agree before two cells may be compared: model and
-            data set arguments and the training configuration.
+            data set arguments, the data themselves and the training configuration.
     """
 
     record_id: str
@@ -50,6 +54,7 @@ class Row:
     metrics: Mapping[str, float]
     cell: Mapping[str, Any]
     environment: Mapping[str, Any]
+    data_fingerprint: str
     setting: str
 
     @property
@@ -62,27 +67,46 @@ class Row:
 
 
 def read_rows(frame: pl.DataFrame) -> Iterator[Row]:
-    """The frame's rows, oldest first."""
+    """The frame's rows, oldest first. Rows of one cell share one `cell` object."""
     # Cells and environments repeat from row to row: decode each distinct text once.
-    decoded: dict[str, Any] = {}
+    decode = functools.cache(json.loads)
 
-    def decode(text: str) -> Any:
-        if text not in decoded:
-            decoded[text] = json.loads(text)
-        return decoded[text]
+    @functools.cache
+    def parsed(text: str) -> tuple[Any, str, list[Any]]:
+        value = decode(text)
+        cell = Cell.from_json(value)
+        return value, data_key(cell), [value["model_args"], settings(cell)]
 
-    for raw in frame.select(_COLUMNS).sort("started_at", "record_id").iter_rows(named=True):
-        cell = decode(raw["cell"])
-        same = [cell["model_args"], settings(Cell.from_json(cell))]
+    raws = list(frame.select(_COLUMNS).sort("started_at", "record_id").iter_rows(named=True))
+    known = {parsed(r["cell"])[1]: r["data_fingerprint"] for r in raws if r["data_fingerprint"]}
+    for raw in raws:
+        cell, samples, same = parsed(raw["cell"])
+        fingerprint = raw["data_fingerprint"] or known.get(samples, "")
         values = {name: raw[name] for name in _COLUMNS}
         values |= {
             "params": decode(raw["params"]),
             "metrics": _finite(raw["metrics"]),
             "cell": cell,
             "environment": decode(raw["environment"]),
-            "setting": digest(same)[:8],
+            "data_fingerprint": fingerprint,
+            "setting": digest([*same, fingerprint])[:8],
         }
         yield Row(**values)
+
+
+def of_latest_data(rows: Iterable[Row]) -> list[Row]:
+    """The rows without those whose cell was measured again, later, on other data.
+
+    Args:
+        rows: as `read_rows` gives them, oldest first.
+    """
+    kept = list(rows)
+    latest = {_work(row): row.data_fingerprint for row in kept}
+    return [row for row in kept if row.data_fingerprint == latest[_work(row)]]
+
+
+def _work(row: Row) -> tuple[int, str, int]:
+    return id(row.cell), row.hardware_class, row.protocol
 
 
 def _finite(metrics: list[dict[str, Any]]) -> dict[str, float]:

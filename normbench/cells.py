@@ -13,11 +13,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Version of the record's shape. Older rows are upgraded on read, never edited (store.py)."""
 
 Status = Literal["ok", "diverged", "oom", "timeout", "unsupported", "error"]
@@ -110,6 +110,8 @@ class Record:
         started_at: ISO 8601, UTC.
         wall_seconds: of the whole cell, set-up included.
         notes: what a reader should know (a fallback, a warning), one sentence each.
+        data_fingerprint: hash of the samples in use (`normbench.data.Dataset.fingerprint`); empty
+            where the cell ended before it had read them, or reads none.
     """
 
     record_id: str
@@ -130,6 +132,7 @@ class Record:
     started_at: str
     wall_seconds: float
     notes: tuple[str, ...] = ()
+    data_fingerprint: str = ""
     schema_version: int = field(default=SCHEMA_VERSION)
 
     @property
@@ -202,6 +205,27 @@ def settings(cell: Cell) -> dict[str, Any]:
         name: {k: v for k, v in getattr(cell, name).items() if k not in NOT_WORK.get(name, ())}
         for name in ("config", "dataset_args")
     }
+
+
+def data_key(cell: Cell) -> str:
+    """What cells that ask for the same samples share: the source and its options."""
+    return canonical_json([cell.dataset, settings(cell)["dataset_args"]])
+
+
+def with_data(records: Sequence[Record]) -> list[Record]:
+    """The records with every fingerprint that can be told.
+
+    A cell that ended before it had read its data takes that of the latest record which asked for
+    the same samples: a failure is shown beside what it would have been compared with.
+    """
+    dated = sorted(records, key=lambda record: record.started_at)
+    known = {data_key(r.cell): r.data_fingerprint for r in dated if r.data_fingerprint}
+    return [
+        record
+        if record.data_fingerprint
+        else dataclasses.replace(record, data_fingerprint=known.get(data_key(record.cell), ""))
+        for record in records
+    ]
 
 
 def record_id(cell_id: str, hardware_class: str, environment: Mapping[str, Any], who: str) -> str:

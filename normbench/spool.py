@@ -14,6 +14,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,16 @@ from normbench.cells import SCHEMA_VERSION, CellError, Record, Status
 
 Row = dict[str, Any]
 
-UPGRADERS: dict[int, Callable[[Row], Row]] = {}
+
+def _fingerprint_from_notes(row: Row) -> Row:
+    """Version 1 had the fingerprint of the data only in a note."""
+    for note in row["notes"]:
+        if found := re.fullmatch(r"data: .*, fingerprint (\w+)", note):
+            return row | {"data_fingerprint": found[1]}
+    return row | {"data_fingerprint": ""}
+
+
+UPGRADERS: dict[int, Callable[[Row], Row]] = {1: _fingerprint_from_notes}
 """Schema version to the function that turns a row of that version into one of the next.
 
 A row is a record as `Record.to_json` wrote it at the time. Files are never edited: rows are
@@ -152,7 +162,10 @@ def record_from_row(row: Mapping[str, Any], where: str) -> Record:
     for old in range(version, SCHEMA_VERSION):
         if old not in UPGRADERS:
             raise CellError(f"there is no way to upgrade schema version {old}")
-        upgraded = {**UPGRADERS[old](upgraded), "schema_version": old + 1}
+        try:
+            upgraded = {**UPGRADERS[old](upgraded), "schema_version": old + 1}
+        except (KeyError, TypeError) as error:
+            raise CellError(f"record of schema version {old} lacks {error}") from error
     return Record.from_json(upgraded)
 
 

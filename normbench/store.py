@@ -44,6 +44,7 @@ _COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     "record_id": pl.String,
     "hardware_class": pl.String,
     "code_hash": pl.String,
+    "data_fingerprint": pl.String,
     "protocol": pl.Int64,
     "submitter": pl.String,
     "started_at": pl.String,

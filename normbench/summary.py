@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from normbench.cells import STATUSES, Record, canonical_json, settings
+from normbench.cells import STATUSES, Record, canonical_json, settings, with_data
 from normbench.spool import FAILED
 from normbench.stats import Interval, t_interval
 
@@ -25,9 +25,9 @@ def table(
     """The metric by variant and batch size, with t intervals over seeds.
 
     One block per model and dataset; settings that would mix what cannot be compared (hardware
-    class, protocol, precision, training) open blocks of their own and are named in the title.
-    A mean rests on `ok` runs only; other statuses are counted beside it: `diverged 1/3`. Where a
-    cell was measured more than once the latest record counts, and a last line says so.
+    class, protocol, precision, training, state of the data) open blocks of their own and are named
+    in the title. A mean rests on `ok` runs only; other statuses are counted beside it, `diverged
+    1/3`. Of a cell measured more than once the latest record counts, and a last line says so.
 
     Args:
         records: finished records, of any suite.
@@ -38,7 +38,7 @@ def table(
     Returns:
         The text, without a final newline; one sentence if there is nothing to show.
     """
-    latest = latest_records(records)
+    latest = with_data(latest_records(records))
     if not latest:
         return "No records to summarise."
     blocks: dict[str, list[Record]] = {}
@@ -121,6 +121,7 @@ def _settings(record: Record) -> dict[str, Any]:
         "precision": cell.precision,
         "hardware": record.hardware_class,
         "protocol": record.protocol,
+        "data fingerprint": record.data_fingerprint,
     }
     work = settings(cell)
     for prefix, options in (

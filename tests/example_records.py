@@ -18,6 +18,7 @@ def make_record(
     started_at: str = "2026-01-01T00:00:00+00:00",
     hardware_class: str = "cpu-1-thread",
     code_hash: str = "c0de",
+    data_fingerprint: str = "da7a",
     **cell_fields: Any,
 ) -> Record:
     """A finished cell of the small-batch suite; `cell_fields` replace fields of its cell."""
@@ -44,6 +45,7 @@ def make_record(
         started_at=started_at,
         wall_seconds=6.5,
         notes=("32 groups became 16 at 1 slot",),
+        data_fingerprint=data_fingerprint,
     )
 
 

@@ -118,13 +118,30 @@ def test_an_older_row_is_upgraded_when_read_and_its_file_left_alone(
     def rename_wall(row: spool.Row) -> spool.Row:
         return {**{k: v for k, v in row.items() if k != "wall"}, "wall_seconds": row["wall"]}
 
-    monkeypatch.setitem(spool.UPGRADERS, 0, rename_wall)
-    row = {**make_record().to_json(), "schema_version": 0, "wall": 6.5}
+    monkeypatch.setitem(spool.UPGRADERS, SCHEMA_VERSION - 1, rename_wall)
+    row = {**make_record().to_json(), "schema_version": SCHEMA_VERSION - 1, "wall": 6.5}
     del row["wall_seconds"]
     path = store_row(tmp_path, row)
     before = path.read_bytes()
     assert spool.read(tmp_path) == ([make_record()], [])
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("notes", "fingerprint"),
+    [
+        (["data: embedded:digits, 9/8/7 images, fingerprint 0a1b2c", "another note"], "0a1b2c"),
+        (["a cell that failed before it had read its data"], ""),
+    ],
+)
+def test_version_1_had_the_fingerprint_of_the_data_in_a_note(
+    tmp_path: Path, notes: list[str], fingerprint: str
+) -> None:
+    row = {**make_record().to_json(), "schema_version": 1, "notes": notes}
+    del row["data_fingerprint"]
+    store_row(tmp_path, row)
+    [record], problems = spool.read(tmp_path)
+    assert (record.data_fingerprint, list(record.notes), problems) == (fingerprint, notes, [])
 
 
 def test_an_older_row_without_an_upgrader_is_a_problem(tmp_path: Path) -> None:

@@ -235,16 +235,18 @@ def test_a_part_of_a_newer_version_is_refused_by_name(tmp_path: Path) -> None:
 def test_an_older_part_is_upgraded_when_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Version 0, made up: `wall_seconds` was called `wall`, and there was no submitter."""
+    """A version made up: `wall_seconds` was called `wall`, and there was no submitter."""
 
     def upgrade(row: spool.Row) -> spool.Row:
         wall = row.pop("wall")
         return {**row, "wall_seconds": wall, "submitter": "someone"}
 
-    monkeypatch.setitem(spool.UPGRADERS, 0, upgrade)
+    monkeypatch.setitem(spool.UPGRADERS, SCHEMA_VERSION - 1, upgrade)
     frame = filled(tmp_path / "now", make_record()).read()
     old = frame.rename({"wall_seconds": "wall"}).drop("submitter")
-    part = write_part(tmp_path, old.with_columns(pl.lit(0, pl.Int64).alias("schema_version")))
+    part = write_part(
+        tmp_path, old.with_columns(pl.lit(SCHEMA_VERSION - 1, pl.Int64).alias("schema_version"))
+    )
     before = part.read_bytes()
     assert Store(tmp_path).records() == [make_record()]
     assert part.read_bytes() == before

@@ -74,6 +74,21 @@ def test_what_cannot_be_compared_is_not_mixed() -> None:
     assert "hardware=cpu-1-thread, lr=0.2" in text
 
 
+def test_data_that_changed_between_seeds_are_not_averaged_over() -> None:
+    records = [make_record(0.9, seed=0), make_record(0.5, seed=1, data_fingerprint="changed")]
+    text = summary.table(records)
+    assert "(n=2)" not in text
+    assert "data fingerprint=da7a" in text
+    assert "data fingerprint=changed" in text
+
+
+def test_what_failed_before_reading_its_data_is_shown_with_the_rest() -> None:
+    lost = make_record(None, seed=1, status="timeout", data_fingerprint="")
+    text = summary.table([make_record(0.9, seed=0), lost])
+    assert "timeout 1/2" in text
+    assert "fingerprint" not in text
+
+
 def test_the_latest_record_counts_and_the_others_are_mentioned() -> None:
     old = make_record(0.5, code_hash="before", started_at="2025-01-01T00:00:00+00:00")
     new = make_record(0.9)

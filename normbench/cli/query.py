@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from normbench.cells import STATUSES, Record, digest, settings
+from normbench.cells import STATUSES, Record, digest, settings, with_data
 from normbench.stats import Interval, t_interval
 
 if TYPE_CHECKING:
@@ -19,16 +19,21 @@ if TYPE_CHECKING:
 LEVEL = 0.95
 GROUPS = (
     "suite", "task", "method", "variant", "model", "dataset", "batch_size", "seed", "precision",
-    "hardware_class", "code_hash", "protocol", "submitter",
+    "hardware_class", "code_hash", "protocol", "submitter", "data_fingerprint",
 )  # fmt: skip
 """Columns that records can be grouped by."""
 
-UNMIXABLE = ("task", "precision", "hardware_class", "protocol", "settings", "code_hash")
+UNMIXABLE = (
+    "task", "precision", "hardware_class", "protocol", "settings", "code_hash", "data_fingerprint",
+)  # fmt: skip
 """Columns that are never averaged over: where they vary within a group they split it.
 
-`settings` is a digest of the training options and of the model's and data's arguments. Methods
-have unlike `code_hash`es, so that one splits a group only where a single variant has several.
+`settings` is a digest of the training options and of the model's and data's arguments.
 """
+
+WITHIN = {"code_hash": ("variant",), "data_fingerprint": ("dataset", "settings")}
+"""What unlike values are natural between: a `code_hash` splits a group only where one variant has
+several, a `data_fingerprint` only where one data set, asked for alike, has several."""
 
 
 class QueryError(ValueError):
@@ -125,10 +130,10 @@ def grouped(
     """
     import polars as pl
 
+    records = with_data(records)
     by = [*columns]
     for name in UNMIXABLE:
-        apart = [*columns, "variant"] if name == "code_hash" else columns
-        if name not in by and _varies(records, apart, name):
+        if name not in by and _varies(records, [*columns, *WITHIN.get(name, ())], name):
             by.append(name)
     rows = []
     for key, members in _groups(records, by).items():

@@ -3,6 +3,15 @@
 from normbench.data.dataset import Batch, Dataset, Split
 from normbench.data.errors import DataError
 from normbench.data.loading import load
-from normbench.data.sources import check_source, list_embedded
+from normbench.data.sources import check_source, is_local, list_embedded
 
-__all__ = ["Batch", "DataError", "Dataset", "Split", "check_source", "list_embedded", "load"]
+__all__ = [
+    "Batch",
+    "DataError",
+    "Dataset",
+    "Split",
+    "check_source",
+    "is_local",
+    "list_embedded",
+    "load",
+]

@@ -25,6 +25,12 @@ def list_embedded() -> list[str]:
     return [f"embedded:{name}" for name in parquet.EMBEDDED_NAMES]
 
 
+def is_local(source: str) -> bool:
+    """Whether a source is a path of the user's, whose files can change under the same name."""
+    scheme, _, rest = source.partition(":")
+    return scheme in ("parquet", "imagefolder") or (scheme == "hf" and hub.is_local(rest))
+
+
 def split_source(source: str) -> tuple[str, str]:
     """`embedded:mnist` to `("embedded", "mnist")`.
 

@@ -110,6 +110,7 @@ def make_record(
         metrics=outcome.metrics, curve=outcome.curve, trials=outcome.trials,
         samples=outcome.samples, slots=outcome.slots, environment=where, hardware_class=hardware,
         submitter=who, started_at=started_at, wall_seconds=wall_seconds, notes=outcome.notes,
+        data_fingerprint=outcome.data_fingerprint,
     )  # fmt: skip
 
 
@@ -206,7 +207,10 @@ def _plain(outcome: Outcome) -> Outcome:
     }
     metrics = {name: float(value) for name, value in outcome.metrics.items()}
     lists = {name: tuple(plain[name]) for name in ("curve", "trials", "samples", "notes")}
-    return Outcome(outcome.status, outcome.reason, metrics, slots=plain["slots"], **lists)
+    return Outcome(
+        outcome.status, outcome.reason, metrics, slots=plain["slots"],
+        data_fingerprint=str(outcome.data_fingerprint), **lists,
+    )  # fmt: skip
 
 
 def _warned(warning: warnings.WarningMessage) -> str:

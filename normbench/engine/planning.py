@@ -13,6 +13,7 @@ import torch
 
 from normbench import registry
 from normbench.cells import Cell, Record
+from normbench.engine.changes import changed_data
 from normbench.engine.costs import Costs
 from normbench.engine.environment import available_cores, hardware_class, resolve_device
 from normbench.engine.execute import identify
@@ -39,14 +40,15 @@ class RunPlan:
     """What a run is going to do.
 
     Attributes:
-        to_run: cells without a record from this hardware class, in the suite's order.
+        to_run: cells without a record of these data from this hardware class, in suite order.
         ids: their cell ids.
         seconds: what each of them is expected to take, None where nothing like it was measured.
         earlier: the records of the other cells.
         device: where cells run.
         workers: worker processes, 0 for none.
         costs: what like cells took.
-        problems: damaged files in the results folder, one sentence each.
+        borrowed: expected durations come, at least in part, from other hardware.
+        problems: damaged files in the results folder and data that changed, one sentence each.
     """
 
     to_run: tuple[Cell, ...]
@@ -56,6 +58,7 @@ class RunPlan:
     device: torch.device
     workers: int
     costs: Costs
+    borrowed: bool
     problems: tuple[str, ...]
 
     @property
@@ -70,10 +73,10 @@ class RunPlan:
 
     @property
     def expected_seconds(self) -> float | None:
-        """Until the run ends; None if no cell of any kind asked for was measured here."""
+        """Until the run ends; None if no cell of any kind asked for was ever measured."""
         if all(seconds is None for seconds in self.seconds) and self.to_run:
             return None
-        return self.costs.total(((cell, 1.0) for cell in self.to_run), self.workers) or 0.0
+        return self.costs.total(((cell, 1.0) for cell in self.to_run), self.workers)
 
 
 def plan(
@@ -84,6 +87,7 @@ def plan(
     filters: Iterable[str] = (),
     retry_failed: bool = False,
     workers: int | None = None,
+    elsewhere: Iterable[Record] = (),
 ) -> RunPlan:
     """Decide what to run; runs and writes nothing. Arguments as in `run`.
 
@@ -101,13 +105,19 @@ def plan(
     for cell in select(cells_of(work), filters):
         cells.setdefault(identify(cell)[0], cell)
     store = Store(results_folder(out))
-    here = store.read().filter(pl.col("hardware_class") == hardware)
+    everything = store.read()
+    here = everything.filter(pl.col("hardware_class") == hardware)
     earlier = {
         record.cell_id: record
         for record in store.records(latest(here.filter(pl.col("cell_id").is_in(list(cells)))))
         if not (retry_failed and record.status in FAILED)
     }
-    costs = _costs(store.records(here.tail(COST_ROWS)))
+    changed, sentences = changed_data(earlier.values())
+    earlier = {key: record for key, record in earlier.items() if key not in changed}
+    others = everything.filter(pl.col("hardware_class") != hardware).tail(COST_ROWS)
+    costs = _costs(
+        store.records(here.tail(COST_ROWS)), [*elsewhere, *store.records(others)], target
+    )
     ids = tuple(key for key in cells if key not in earlier)
     to_run = tuple(cells[key] for key in ids)
     return RunPlan(
@@ -118,13 +128,19 @@ def plan(
         device=target,
         workers=min(default_workers(target) if workers is None else workers, max(len(to_run), 1)),
         costs=costs,
-        problems=tuple(store.problems),
+        borrowed=any(costs.expect(c) is not None and not costs.seen(c) for c in to_run),
+        problems=(*store.problems, *sentences),
     )
 
 
-def _costs(records: Iterable[Record]) -> Costs:
-    costs = Costs()
-    for record in records:
+def _costs(here: Iterable[Record], elsewhere: Iterable[Record], device: torch.device) -> Costs:
+    """Durations of measured cells; those from elsewhere only if the device is of the same sort."""
+    reference = Costs()
+    for record in elsewhere:
+        if record.measured and record.hardware_class.startswith(f"{device.type}:"):
+            reference.observe(record.cell, record.wall_seconds)
+    costs = Costs(reference)
+    for record in here:
         if record.measured:
             costs.observe(record.cell, record.wall_seconds)
     return costs

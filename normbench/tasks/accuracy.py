@@ -60,7 +60,8 @@ def run(cell: Cell, device: torch.device, progress: Progress) -> Outcome:
         trials, best = _tune(trainings, lambda f: progress(f * (1 - final.steps / budget)))
         if best is None:
             reason = f"all {len(trials)} tuning trials diverged"
-            return Outcome("diverged", reason, trials=trials)
+            fingerprint = dataset.fingerprint
+            return Outcome("diverged", reason, trials=trials, data_fingerprint=fingerprint)
         final = replace(final, config={**cell.config, **best})
         done = 1 - final.steps / budget
         return replace(_measure(final, lambda f: progress(done + f * (1 - done))), trials=trials)
@@ -163,10 +164,11 @@ def _measure(training: _Training, progress: Progress, *, test: bool = True) -> O
     if info.observe is not None:
         metrics |= info.observe(model)
     sizes = "/".join(str(len(s)) for s in (dataset.train, dataset.validation, dataset.test))
-    notes = (f"data: {dataset.name}, {sizes} images, fingerprint {dataset.fingerprint}",)
+    notes = (f"data: {dataset.name}, {sizes} images",)
     return Outcome(
-        status, reason, metrics, tuple(curve), slots=report.to_json(), notes=(*notes, *report.notes)
-    )
+        status, reason, metrics, tuple(curve), slots=report.to_json(),
+        notes=(*notes, *report.notes), data_fingerprint=dataset.fingerprint,
+    )  # fmt: skip
 
 
 def _spread(steps: int, count: int) -> set[int]:

@@ -21,3 +21,4 @@ class Outcome:
     samples: tuple[float, ...] = ()
     slots: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    data_fingerprint: str = ""

@@ -159,7 +159,8 @@ def test_seeds_with_unlike_sets_of_cells_are_said(results: Results) -> None:
 @pytest.mark.parametrize(
     ("change", "column"),
     [({"hardware_class": "h200"}, "hardware_class"), ({"precision": "bf16"}, "precision"),
-     ({"config": {"lr": 0.5}}, "settings"), ({"code_hash": "older"}, "code_hash")],
+     ({"config": {"lr": 0.5}}, "settings"), ({"code_hash": "older"}, "code_hash"),
+     ({"data_fingerprint": "changed"}, "data_fingerprint")],
 )  # fmt: skip
 def test_what_cannot_be_compared_splits_a_group(
     results: Results, change: dict[str, object], column: str
@@ -175,6 +176,13 @@ def test_methods_with_code_of_their_own_may_be_averaged_over(results: Results) -
     results.store.append(make_record(0.9, seed=0, batch_size=2, method="lean", code_hash="lean"))
     header = results("--group", "model", "--format", "csv").out.splitlines()[0]
     assert "code_hash" not in header
+
+
+def test_data_sets_of_their_own_may_be_averaged_over(results: Results) -> None:
+    other = make_record(0.9, seed=0, batch_size=2, dataset="embedded:x", data_fingerprint="other")
+    results.store.append(other)
+    header = results("--group", "variant,batch_size", "--format", "csv").out.splitlines()[0]
+    assert "data_fingerprint" not in header
 
 
 def test_older_records_of_a_cell_are_left_out_of_groups_and_counted(results: Results) -> None:

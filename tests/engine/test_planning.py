@@ -100,6 +100,38 @@ def test_the_same_variant_tells_more_than_others() -> None:
     assert costs.expect(dataclasses.replace(CELLS[0], variant="new")) == 50.5
 
 
+def test_what_was_never_seen_here_is_expected_by_the_reference_and_this_machines_pace() -> None:
+    other = dataclasses.replace(CELLS[0], batch_size=2)
+    elsewhere = Costs()
+    elsewhere.observe(CELLS[0], 10.0)
+    elsewhere.observe(other, 40.0)
+    costs = Costs(elsewhere)
+    assert (costs.expect(other), costs.seen(other)) == (40.0, False)
+    costs.observe(CELLS[0], 15.0)
+    assert (costs.expect(CELLS[0]), costs.seen(CELLS[0])) == (15.0, True)
+    assert costs.expect(other) == 60.0
+    unknown = dataclasses.replace(CELLS[0], model="another")
+    assert costs.expect(unknown) is None
+    assert costs.total([(unknown, 1.0), (other, 0.5)], workers=1) == 15.0 + 30.0
+
+
+def test_only_records_of_the_same_sort_of_device_are_borrowed(tmp_path: Path) -> None:
+    for hardware, expected in (("cpu: other", 20.0), ("cuda: other", None)):
+        elsewhere = dataclasses.replace(measured(CELLS[0], seconds=10.0), hardware_class=hardware)
+        folder = tmp_path / hardware[:4]
+        handed = plan(CELLS[1:], out=folder, device="cpu", workers=1, elsewhere=[elsewhere])
+        found = planned(CELLS[1:], folder, elsewhere)
+        for result in (handed, found):
+            assert result.expected_seconds == expected
+            assert result.borrowed is (expected is not None)
+
+
+def test_what_was_seen_here_is_not_borrowed(tmp_path: Path) -> None:
+    elsewhere = dataclasses.replace(measured(CELLS[0]), hardware_class="cpu: other")
+    result = planned(CELLS[1:], tmp_path, elsewhere, measured(CELLS[0], seconds=7.0))
+    assert (result.expected_seconds, result.borrowed) == (14.0, False)
+
+
 def test_no_run_is_shorter_than_its_longest_cell() -> None:
     costs = Costs()
     costs.observe(CELLS[0], 10.0)

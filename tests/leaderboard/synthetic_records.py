@@ -39,6 +39,7 @@ def record(
     status: str = "ok",
     reason: str = "",
     code_hash: str = "c0de",
+    data_fingerprint: str = "da7a",
     protocol: int = 1,
     hardware_class: str = "cpu-invented",
     started_at: str = "2026-01-02T03:04:05Z",
@@ -69,6 +70,7 @@ def record(
         submitter="tester",
         started_at=started_at,
         wall_seconds=4.5,
+        data_fingerprint=data_fingerprint,
     )
 
 

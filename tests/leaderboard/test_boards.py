@@ -60,6 +60,7 @@ def test_reference_is_batch_norm_with_the_usual_eps(boards_of: BoardsOf) -> None
         {"model": "resnet18"},
         {"config": {"samples": 1, "min_steps": 300, "optimizer": "sgd", "lr": 0.1}},
         {"dataset_args": {"train_samples": 100}},
+        {"batch_size": 4, "data_fingerprint": "changed"},
     ],
     ids=lambda other: next(iter(other)),
 )
@@ -69,6 +70,25 @@ def test_what_cannot_be_compared_is_on_boards_of_its_own(
     made = boards_of(*seeds(0.5, 0.6), *seeds(0.7, 0.8, **other))
     means = [[e.interval.mean for v in b.variants for e in v.entries.values()] for b in made]  # type: ignore[union-attr]
     assert sorted(means) == [[pytest.approx(0.55)], [pytest.approx(0.75)]]
+
+
+def test_cells_measured_again_on_changed_data_leave_only_the_new_ones(boards_of: BoardsOf) -> None:
+    later = {"data_fingerprint": "changed", "started_at": "2026-02-01T00:00:00Z"}
+    [board] = boards_of(*seeds(0.5, 0.6), *seeds(0.7, 0.8, **later))
+    assert entry(board, board.reference).values == {0: 0.7, 1: 0.8}
+
+
+def test_data_that_changed_between_seeds_are_not_averaged_over(boards_of: BoardsOf) -> None:
+    made = boards_of(record(seed=0), record(seed=1, data_fingerprint="changed"))
+    assert [entry(b, b.reference).seeds for b in made] == [1, 1]
+
+
+def test_a_cell_that_ended_before_reading_its_data_is_on_the_board_of_the_rest(
+    boards_of: BoardsOf,
+) -> None:
+    lost = record(seed=2, accuracy=None, status="timeout", data_fingerprint="")
+    [board] = boards_of(*seeds(0.8, 0.9), lost)
+    assert entry(board, board.reference).failures == {"timeout": 1}
 
 
 def test_failed_seeds_are_counted_and_leave_the_mean(boards_of: BoardsOf) -> None:

@@ -122,7 +122,7 @@ def test_evaluation_that_is_not_finite_is_divergence(monkeypatch: pytest.MonkeyP
 
 
 def test_record_says_which_data_it_saw() -> None:
-    assert data.load("embedded:digits").fingerprint in run(cell()).notes[0]
+    assert run(cell()).data_fingerprint == data.load("embedded:digits").fingerprint
 
 
 def test_tuning_looks_at_validation_and_records_every_trial(

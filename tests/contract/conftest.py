@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -28,9 +29,10 @@ class Case:
     def info(self) -> MethodInfo:
         return registry.get(self.name)
 
-    def build(self, features: int = C, device: str = "cpu") -> nn.Module:
+    def build(self, features: int = C, device: str = "cpu", **params: Any) -> nn.Module:
         """The layer, told that training is 100 steps long."""
-        layer = registry.build(self.name, features, act=self.act() if self.act else None)
+        act = self.act() if self.act else None
+        layer = registry.build(self.name, features, act=act, **params)
         if self.info.prepare is not None:
             self.info.prepare(layer, TrainingPlan(total_steps=100))
         return layer.to(device)

@@ -3,7 +3,7 @@
 Python blocks of a file run in one process, in order, and share their names. Lines of sh and console
 blocks run one by one in an empty folder beside a link to suites/; in a console block the lines
 after a `$ command` must appear in its output (`…` stands for any line). `make x` must be a
-target. A comment before a block changes that:
+target; test_make.py runs those that users call. A comment before a block changes that:
 
     <!-- test: shrink --filter seed=0 -->   added to each `normbench` line, to make it short
     <!-- test: file my.yaml -->             the block is a file that later commands read

@@ -38,6 +38,27 @@ def test_every_slot_is_found_paired_and_replaced(name: str) -> None:
     assert sum(slot.zero_init for slot in report.slots) == zero
 
 
+NORMS = (
+    torch.nn.BatchNorm2d, torch.nn.GroupNorm, torch.nn.LayerNorm, torch.nn.RMSNorm,
+    timm.layers.RmsNorm, timm.layers.EvoNorm2dS0,
+)  # fmt: skip
+"""What the models below are built with, subclasses (BatchNormAct2d, LayerNorm2d ...) included."""
+
+WITHOUT_SLOTS = {"test_nfnet"}
+
+
+@pytest.mark.parametrize("name", sorted(set(timm.list_models("test_*")) - WITHOUT_SLOTS))
+def test_every_norm_of_every_timm_test_model_is_a_slot_and_none_is_left(name: str) -> None:
+    model = timm.create_model(name, num_classes=10)
+    norms = sum(isinstance(module, NORMS) for module in model.modules())
+    report = surgery.swap(model, "layer_norm_channels")
+    assert norms > 0
+    assert (report.found, report.replaced, report.left) == (norms, norms, ())
+    assert not any(isinstance(module, NORMS) for module in model.modules())
+    model(torch.randn(report.input_shape)).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
 @pytest.mark.parametrize(
     ("name", "eps"), [("inception_v3", 1e-3), ("convnext_atto", 1e-6), ("test_resnet", 1e-5)]
 )

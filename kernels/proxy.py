@@ -123,8 +123,9 @@ class _ProxyNorm(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, gamma, g, b, nodes, ones, u, table, m, s, mean, inverse_std, z, y = ctx.saved_tensors
         derivative = WRITTEN[type(ctx.act)].backward
+        # Mean and 1/√variance twice: which of the two is read differs between kernels of torch.
         d_y, d_s, sums = aten.native_batch_norm_backward(
-            grad, y, s, m, ones, None, None, False, 0.0, (True, True, True)
+            grad, y, s, m, ones, m, ones, False, 0.0, (True, True, True)
         )
         if type(ctx.act) is nn.ReLU:
             d_z = aten.threshold_backward.grad_input(d_y, y, 0, grad_input=d_y)

@@ -20,7 +20,7 @@ HOMES["leaderboard"] = "normbench.leaderboard"
 
 FLOORS = {
     1: ("cells", "codehash"),
-    2: ("kernels", "registry", "methods"),
+    2: ("kernels", "registry", "method_info", "methods"),
     3: ("surgery", "data", "networks"),
     4: ("tasks",),
     5: ("engine", "store", "spool", "summary", "tracking", "stats", "suites", "claims", "doctor"),

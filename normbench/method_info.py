@@ -120,6 +120,10 @@ class MethodInfo:
         weight: weight side, `(conv) -> None | replacement`, given every convolution.
         prepare: called on the swapped model once, before training.
         observe: called on the model after training; its numbers go into the record's metrics.
+        model: model side, `(model, slots, **params) -> None`, called on the swapped model with the
+            slots as surgery found them (`normbench.surgery.Slot`), in the order of execution.
+        policy: what the method does where its paper says nothing: 1×1 maps, N,C input, a batch of
+            one, channels that do not divide, no activation at the slot.
         module: dotted name of the file that registered it.
     """
 
@@ -134,6 +138,8 @@ class MethodInfo:
     weight: Callable[..., nn.Module | None] | None
     prepare: Callable[[nn.Module, TrainingPlan], None] | None
     observe: Callable[[nn.Module], Mapping[str, float]] | None
+    model: Callable[..., None] | None
+    policy: str
     module: str
     summary: str
 
@@ -152,6 +158,8 @@ class MethodInfo:
             "equation": self.equation,
             "consumes_activation": self.consumes_activation,
             "weight_side": self.weight is not None,
+            "model_side": self.model is not None,
+            "policy": self.policy,
             "citation": None
             if cite is None
             else {

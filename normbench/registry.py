@@ -51,6 +51,8 @@ def register(
     weight: Callable[..., nn.Module | None] | None = None,
     prepare: Callable[[nn.Module, TrainingPlan], None] | None = None,
     observe: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    model: Callable[..., None] | None = None,
+    policy: str = "",
 ) -> Callable[[T], T]:
     """Decorate a builder, usually a module class, to enter it in the catalogue.
 
@@ -73,7 +75,7 @@ def register(
         _METHODS[name] = MethodInfo(
             name, title, family, equation, citation,
             _with_defaults(name, builder, params or {}), builder,
-            consumes_activation, weight, prepare, observe, module, summary,
+            consumes_activation, weight, prepare, observe, model, policy, module, summary,
         )  # fmt: skip
         # Hashed now, not when first asked for: an edit of the file during a long run must not put
         # its hash on records of the code that was loaded. Without source there is no hash, and

@@ -36,6 +36,8 @@ from normbench.registry import Citation, Param, register
         "International Conference on Machine Learning (ICML)",
         "1502.03167",
     ),
+    policy="In training a channel needs two values (N·H·W), else it refuses; N,C input pools "
+    "over N alone, and a batch of one image works while its maps are larger than 1×1.",
 )
 class BatchNorm(RunningNorm):
     """Normalizes each channel by the batch's mean and variance; running averages in evaluation."""

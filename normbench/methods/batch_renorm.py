@@ -72,6 +72,9 @@ def observe(model: nn.Module) -> dict[str, float]:
     ),
     prepare=prepare,
     observe=observe,
+    policy="As batch_norm: two values per channel in training, else it refuses. With "
+    'schedule="fraction" it refuses to train beyond the hold until it is told how long '
+    "training is.",
 )
 class BatchRenorm(ChannelNorm):
     """Batch norm corrected towards its running averages, so that training matches evaluation."""

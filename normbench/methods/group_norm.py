@@ -44,6 +44,8 @@ def observe(model: nn.Module) -> dict[str, float]:
         "1803.08494",
     ),
     observe=observe,
+    policy="Where C is not divisible by `groups`, the largest divisor of C below it; a group "
+    "that pools a single value (1×1 maps or N,C input, one channel a group) is refused.",
 )
 class GroupNorm(ChannelNorm):
     """Normalizes each sample by the statistics of groups of channels; independent of the batch."""

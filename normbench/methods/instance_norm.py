@@ -33,6 +33,7 @@ from normbench.registry import Citation, Param, register
         "arXiv preprint",
         "1607.08022",
     ),
+    policy="1×1 maps and N,C input leave one value per channel and sample and are refused.",
 )
 class InstanceNorm(ChannelNorm):
     """Normalizes each channel of each sample by its own mean and variance over positions."""

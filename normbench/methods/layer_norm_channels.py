@@ -32,6 +32,7 @@ from normbench.registry import Citation, Param, register
         "arXiv preprint",
         "1607.06450",
     ),
+    policy="Refuses a single channel; the size of the maps does not matter.",
 )
 class LayerNormChannels(ChannelNorm):
     """Normalizes every position of every sample by the mean and variance over its channels."""

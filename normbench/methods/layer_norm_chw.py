@@ -33,6 +33,7 @@ from normbench.registry import Citation, Param, register
         "arXiv preprint",
         "1607.06450",
     ),
+    policy="N,C input pools over C; a sample with a single value is refused.",
 )
 class LayerNormCHW(ChannelNorm):
     """Normalizes each sample by the mean and variance of all its channels and positions."""

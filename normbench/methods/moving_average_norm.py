@@ -39,6 +39,7 @@ from normbench.registry import Citation, Param, register
         "Advances in Neural Information Processing Systems (NeurIPS)",
         "1702.03275",
     ),
+    policy="As batch_norm: two values per channel in training, else it refuses.",
 )
 class MovingAverageNorm(RunningNorm):
     """Normalizes by running averages even in training, without gradient through the statistics."""

@@ -18,6 +18,7 @@ from normbench.registry import Param, register
     family="none",
     equation=r"y = x",
     params={"affine": Param("scale and shift each channel: y = gamma·x + beta", kind=bool)},
+    policy="Defined for every input.",
 )
 class NoNorm(ChannelNorm):
     """The input as it is, or scaled and shifted per channel; no statistics, no state."""

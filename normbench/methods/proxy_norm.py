@@ -46,6 +46,8 @@ from normbench.registry import Citation, Param, register
         "2106.03743",
     ),
     consumes_activation=True,
+    policy="Without an activation at the slot there is no proxy: gamma·y, without shift. Groups "
+    "as group_norm.",
 )
 class ProxyNorm(ChannelNorm):
     """Group norm whose activation is normalized by the moments it has on a Gaussian proxy."""

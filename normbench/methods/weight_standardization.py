@@ -66,6 +66,8 @@ def standardize(conv: nn.Module, **_: object) -> None:
     ),
     weight=standardize,
     observe=observe,
+    policy="At slots as group_norm. Convolutions whose filters are a single number, and those "
+    "that standardize already, are left alone.",
 )
 class WeightStandardizedGroupNorm(GroupNorm):
     """Standardizes the filters of every convolution; group normalization at the slots."""

@@ -34,7 +34,7 @@ class Tally:
 
 
 def operate(model: nn.Module, found: Survey, method: str, params: Mapping[str, Any]) -> Tally:
-    """Replace every slot and apply the weight side.
+    """Replace every slot and apply the weight side and the model side.
 
     Args:
         model: the surveyed model or its copy.
@@ -51,6 +51,8 @@ def operate(model: nn.Module, found: Survey, method: str, params: Mapping[str, A
     resolved = registry.resolve_params(method, params)
     tally.weight_side, notes = weights.take_over(model, registry.get(method), resolved)
     tally.notes += notes
+    if (model_side := registry.get(method).model) is not None:
+        model_side(model, found.slots, **resolved)
     tally.notes += [
         f"{text} ({count} slot{'s' * (count > 1)})" for text, count in sorted(tally.remarks.items())
     ]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from oracles.formulas import ORACLES
 from torch import Tensor, nn
 
 from normbench import registry
@@ -49,7 +50,12 @@ def cases() -> list[Case]:
 
 @pytest.fixture(params=cases(), ids=str)
 def case(request: pytest.FixtureRequest) -> Case:
+    """A method; skipped where its definition contradicts the test, with the oracle's reason."""
     found: Case = request.param
+    test = getattr(request.node, "originalname", "")
+    oracle = ORACLES.get(found.name)
+    if oracle is not None and test in oracle.exempt:
+        pytest.skip(f"{found.name}: {oracle.exempt[test]}")
     return found
 
 

@@ -17,6 +17,7 @@ def test_entry_is_complete(case):
     assert info.title
     assert info.summary.endswith(".")
     assert info.family
+    assert info.policy.endswith(".")
     assert all(p.doc for p in info.params.values())
     assert (info.citation is None) is (info.name in UNCITED)
 

@@ -58,6 +58,7 @@ class Method:
     code_hash: str
     consumes_activation: bool
     weight_side: bool
+    policy: str = ""
     known: bool = True
 
     @classmethod
@@ -121,4 +122,5 @@ def _method(entry: Mapping[str, Any]) -> Method:
         code_hash=entry["code_hash"],
         consumes_activation=entry["consumes_activation"],
         weight_side=entry["weight_side"],
+        policy=entry["policy"],
     )  # fmt: skip

@@ -16,6 +16,7 @@ _HOMES = {
     "list_methods": "normbench.registry",
     "register": "normbench.registry",
     "swap": "normbench.surgery",
+    "fold": "normbench.surgery",
     "norm_layer": "normbench.surgery",
     "load_suite": "normbench.suites",
     "run": "normbench.engine",
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from normbench.registry import list_methods as list_methods
     from normbench.registry import register as register
     from normbench.suites import load_suite as load_suite
+    from normbench.surgery import fold as fold
     from normbench.surgery import norm_layer as norm_layer
     from normbench.surgery import swap as swap
 

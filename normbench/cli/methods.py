@@ -83,6 +83,9 @@ def _details(entry: dict[str, Any]) -> Iterator[str]:
     yield "Parameters" if entry["parameters"] else "No parameters"
     for parameter in entry["parameters"]:
         yield from _parameter(parameter)
+    yield ""
+    yield "Where it is undefined"
+    yield _wrapped(entry["policy"] or "not stated", "  ", "  ")
     if entry["citation"]:
         yield ""
         yield from _citation(entry["citation"])

@@ -174,12 +174,16 @@ def _hook_slot(watcher: _Watcher, name: str, module: nn.Module, channels: int) -
     return [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
 
 
+def _hook_reader(watcher: _Watcher, name: str, module: nn.Module) -> list[Any]:
+    return [
+        module.register_forward_pre_hook(lambda _, args: watcher.enter_activation(name, args)),
+        module.register_forward_hook(lambda *_: watcher.leave_activation()),
+    ]
+
+
 def _hook_other(watcher: _Watcher, name: str, module: nn.Module) -> list[Any]:
     if is_activation(module):
-        return [
-            module.register_forward_pre_hook(lambda _, args: watcher.enter_activation(name, args)),
-            module.register_forward_hook(lambda *_: watcher.leave_activation()),
-        ]
+        return _hook_reader(watcher, name, module)
     if next(module.children(), None) is None:
         hook = lambda _, args, output: watcher.passed_through(name, args, output)  # noqa: E731
         return [module.register_forward_hook(hook)]
@@ -228,3 +232,45 @@ def _tensors(values: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(value)
     elif isinstance(values, dict):
         yield from _tensors(list(values.values()))
+
+
+def watch_feeders(
+    model: nn.Module,
+    feeders: Mapping[str, tuple[nn.Module, int]],
+    norms: Mapping[str, nn.Module],
+    outside: Iterable[tuple[str, nn.Module]],
+    example: torch.Tensor,
+) -> dict[str, Sighting]:
+    """Run the model once in evaluation mode and watch which normalization follows a convolution.
+
+    The model's training flags are not restored: give a copy.
+
+    Args:
+        model: what to run.
+        feeders: path to convolution or linear layer and number of its output channels.
+        norms: path to module of every normalization.
+        outside: path and module of everything that is not inside a normalization.
+        example: input, batch first.
+
+    Returns:
+        By feeder; `activation` of a sighting is the path of the normalization that follows.
+    """
+    watcher = _Watcher(len(example))
+    handles = []
+    for name, (module, channels) in feeders.items():
+        handles += _hook_slot(watcher, name, module, channels)
+    known = {id(module) for module, _ in feeders.values()}
+    for name, module in norms.items():
+        known.add(id(module))
+        handles += _hook_reader(watcher, name, module)
+    for name, module in outside:
+        if id(module) not in known and not is_activation(module):
+            known.add(id(module))
+            handles += _hook_other(watcher, name, module)
+    try:
+        with torch.no_grad(), watcher:
+            model.eval()(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: _sighting(name, rank, watcher) for rank, name in _ranks(watcher, feeders)}

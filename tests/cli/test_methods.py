@@ -39,6 +39,7 @@ def test_details_show_equation_parameters_and_citation_in_80_columns(name: str) 
     text, info = printed(name), get(name)
     joined = " ".join(text.split())
     assert " ".join(plain(info.equation).split()) in joined
+    assert " ".join(info.policy.split()) in joined
     assert [p for p in info.params if f"\n  {p}: default " not in text] == []
     assert info.citation is None or info.citation.bibtex(name).splitlines()[0] in text
     assert [line for line in text.splitlines() if len(line) > 80] == []

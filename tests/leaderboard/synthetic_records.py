@@ -160,6 +160,7 @@ def _entry(name: str, family: str) -> dict[str, Any]:
         "equation": r"y = \gamma \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta",
         "consumes_activation": name == "proxy_norm",
         "weight_side": False,
+        "policy": "Refuses what it cannot do.",
         "citation": {
             "title": "Invented <Paper>",
             "authors": ["A. Author", "B. Author"],

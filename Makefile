@@ -76,9 +76,11 @@ bench: .venv/dev ## benchmarks/: layers against torch's, the harness against a b
 # ---- generated files that are committed ----
 
 .PHONY: catalogue
-catalogue: .venv/run ## refresh leaderboard/catalogue.json from the registered methods
+catalogue: .venv/run ## refresh leaderboard/catalogue.json and docs/catalogue.md from the methods
 	$(BIN)/normbench methods --json > leaderboard/catalogue.json.new
 	mv leaderboard/catalogue.json.new leaderboard/catalogue.json
+	$(BIN)/normbench methods --markdown > docs/catalogue.md.new
+	mv docs/catalogue.md.new docs/catalogue.md
 
 .PHONY: gpu-cells
 gpu-cells: .venv/run ## refresh the cells that `make gpu` reads from suites/small-batch.yaml

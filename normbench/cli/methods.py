@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from normbench.cli.catalogue_page import markdown
 from normbench.cli.plain_math import plain
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ def register(app: typer.Typer) -> None:
 def methods(
     name: Annotated[str | None, typer.Argument(help="Show this method in full.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print a page, as docs/catalogue.md.")
+    ] = False,
 ) -> None:
     """Show the catalogue of methods, or one in full."""
     from normbench.registry import get, list_methods
@@ -34,6 +38,8 @@ def methods(
     infos = [get(key) for key in ([name] if name else list_methods())]
     if as_json:
         typer.echo(catalogue_json(infos), nl=False)
+    elif as_markdown:
+        typer.echo("\n".join(markdown(info.to_json() for info in infos)))
     elif name:
         typer.echo("\n".join(_details(infos[0].to_json())))
     else:
@@ -96,6 +102,8 @@ def _traits(entry: dict[str, Any]) -> Iterator[str]:
         yield "applies the activation that follows it"
     if entry["weight_side"]:
         yield "changes the weights of convolutions"
+    if entry["model_side"]:
+        yield "changes the model beyond its slots"
 
 
 def _parameter(parameter: dict[str, Any]) -> Iterator[str]:

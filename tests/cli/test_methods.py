@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from normbench.cli import app
+from normbench.cli.catalogue_page import markdown
 from normbench.cli.plain_math import plain
 from normbench.registry import RegistryError, get, list_methods
 
@@ -64,3 +65,13 @@ def test_json_of_one_method_holds_that_method() -> None:
 def test_the_exported_catalogue_is_fresh() -> None:
     exported = json.loads(EXPORTED.read_text(encoding="utf-8"))
     assert exported == catalogue(), "run: normbench methods --json > leaderboard/catalogue.json"
+
+
+def test_the_catalogues_page_is_fresh_and_has_every_policy() -> None:
+    page = EXPORTED.parents[1] / "docs" / "catalogue.md"
+    own = catalogue()["methods"]
+    text = page.read_text(encoding="utf-8")
+    assert text == "\n".join(markdown(own)) + "\n", (
+        "run: normbench methods --markdown > docs/catalogue.md"
+    )
+    assert [m["name"] for m in own if m["policy"] not in text] == []

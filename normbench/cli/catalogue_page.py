@@ -1,0 +1,61 @@
+"""The catalogue as a Markdown page, docs/catalogue.md: `normbench methods --markdown`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from normbench.cli.plain_math import plain
+
+HEAD = """\
+# The catalogue
+
+Made by `normbench methods --markdown`; a test keeps it fresh. Equations, parameters with their
+bounds and BibTeX: `normbench methods NAME`, or the method's page on the site. What can be measured
+of a method (batch dependence, what it saves for backward …) is not declared here but measured.
+"""
+
+
+def markdown(entries: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Lines of the page: a section per family, in it a section per method.
+
+    Args:
+        entries: of `MethodInfo.to_json`.
+    """
+    ordered = sorted(entries, key=lambda entry: (entry["family"], entry["name"]))
+    yield HEAD
+    yield f"{len(ordered)} methods."
+    family = None
+    for entry in ordered:
+        if entry["family"] != family:
+            family = entry["family"]
+            yield f"\n## Family {family}"
+        yield from _section(entry)
+
+
+def _section(entry: Mapping[str, Any]) -> Iterator[str]:
+    yield f"\n### `{entry['name']}`: {entry['title']}\n"
+    yield entry["summary"]
+    yield "\n```text"
+    yield plain(entry["equation"])
+    yield "```\n"
+    yield f"- Parameters: {', '.join(map(_parameter, entry['parameters'])) or 'none'}."
+    traits = {
+        "consumes_activation": "owns the activation that follows the slot",
+        "weight_side": "changes the weights of convolutions",
+        "model_side": "changes the model beyond its slots",
+    }
+    if found := [text for key, text in traits.items() if entry[key]]:
+        yield f"- Also: {'; '.join(found)}."
+    yield f"- Where it is undefined: {entry['policy']}"
+    if cite := entry["citation"]:
+        where = f"arXiv:{cite['arxiv']}" if cite["arxiv"] else cite["venue"]
+        first = cite["authors"][0].partition(",")[0]
+        more = " et al." if len(cite["authors"]) > 1 else ""
+        yield f"- Source: {first}{more}, {cite['title']}, {cite['year']}, {where}."
+
+
+def _parameter(parameter: Mapping[str, Any]) -> str:
+    default = parameter["default"]
+    inherited = default is None and parameter["name"] in ("eps", "affine")
+    return f"`{parameter['name']}` {'the slot’s' if inherited else default}"

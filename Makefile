@@ -71,7 +71,7 @@ check: lint types test ## everything CI runs
 
 .PHONY: bench
 bench: .venv/dev ## benchmarks/: layers against torch's, the harness against a bare loop, start and swap
-	$(BIN)/python -m pytest benchmarks -p no:xdist -s
+	$(BIN)/python -m pytest benchmarks -p no:xdist -m 'not slow' -s
 
 # ---- generated files that are committed ----
 

@@ -9,14 +9,13 @@ batch_renorm 1.5 times nn.BatchNorm2d, proxy_norm 2 times (group norm + activati
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
 import timm.layers
 import torch
-from torch import Tensor, nn
+from interleave import interleaved, step
+from torch import nn
 
 from normbench import build
 
@@ -28,7 +27,6 @@ SHAPES = {
 }
 LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 AT_ONCE = {"hold": 0, "rmax_full": 0, "dmax_full": 0}
-SECONDS, ROUNDS = 0.6, 15
 
 Pair = tuple[Callable[[int], nn.Module], Callable[[int], nn.Module], float]
 PAIRS: dict[str, Pair] = {
@@ -65,33 +63,6 @@ PAIRS: dict[str, Pair] = {
         2.0,
     ),
 }
-
-
-def step(layer: nn.Module, x: Tensor, gradient: Tensor) -> Callable[[], None]:
-    """One forward and backward, gradients dropped as an optimizer would."""
-    parameters = list(layer.parameters())
-
-    def run() -> None:
-        layer(x).backward(gradient)
-        x.grad = None
-        for parameter in parameters:
-            parameter.grad = None
-
-    return run
-
-
-def interleaved(ours: Callable[[], None], theirs: Callable[[], None]) -> tuple[float, float]:
-    """Medians in seconds. CPU time of this thread, which a busy neighbour does not lengthen."""
-    times: tuple[list[int], list[int]] = ([], [])
-    for run in (ours, theirs) * 3:
-        run()
-    end = time.monotonic() + SECONDS
-    while time.monotonic() < end or len(times[0]) < ROUNDS:
-        for run, taken in zip((ours, theirs), times, strict=True):
-            start = time.thread_time_ns()
-            run()
-            taken.append(time.thread_time_ns() - start)
-    return statistics.median(times[0]) / 1e9, statistics.median(times[1]) / 1e9
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,6 @@ def check(method: str, name: str) -> None:
     try:
         report = normbench.swap(model, method)
     except ValueError as refusal:  # defined behaviour: said before training, nothing changed
-        assert str(refusal)
         after = model.state_dict()
         assert before.keys() == after.keys()
         assert all(torch.equal(value, after[key]) for key, value in before.items())

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 import normbench
 
-METHODS = ["rms_norm", "filter_response_norm"]
+METHODS = ["rms_norm", "filter_response_norm", "evonorm_s0", "evonorm_b0"]
 
 
 @pytest.mark.parametrize("method", METHODS)

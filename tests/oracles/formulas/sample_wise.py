@@ -5,7 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from oracles.formulas import At, Result, moments, on_channels, oracle, over_space
+from oracles.formulas import (
+    At,
+    Result,
+    divisor,
+    moments,
+    on_channels,
+    oracle,
+    over_batch,
+    over_space,
+    pooled,
+)
 
 
 @oracle("rms_norm", {"eps": 0.1})
@@ -31,3 +41,34 @@ def filter_response_norm(x: Tensor, at: At) -> Result:
         return y
     tau = on_channels(at.state["tau"], y).expand_as(y)
     return torch.where(y > tau, y, tau)
+
+
+@oracle(
+    "evonorm_s0",
+    {"groups": 2, "eps": 0.1},
+    exempt={"test_the_activation_is_applied_by_owners_and_ignored_by_others": IN_ITS_PLACE},
+)
+def evonorm_s0(x: Tensor, at: At) -> Result:
+    if at.act is None:
+        return at.affine(x)
+    groups = x.reshape(x.shape[0], divisor(x.shape[1], at.params["groups"]), -1)
+    deviation = (moments(groups, (2,))[1] + at.eps).sqrt().expand_as(groups).reshape(x.shape)
+    return at.affine(x / (1 + (-on_channels(at.state["v"], x) * x).exp()) / deviation)
+
+
+@oracle(
+    "evonorm_b0",
+    {"momentum": 0.5, "eps": 0.1},
+    exempt={"test_the_activation_is_applied_by_owners_and_ignored_by_others": IN_ITS_PLACE},
+)
+def evonorm_b0(x: Tensor, at: At) -> Result:
+    if at.act is None:
+        return at.affine(x)
+    var = moments(x, over_batch(x))[1]
+    instance = (moments(x, over_space(x))[1] + at.eps).sqrt()
+    used = var if at.training else on_channels(at.state["running_var"], x)
+    batch = (used + at.eps).sqrt().expand_as(x)
+    other = on_channels(at.state["v"], x) * x + instance
+    y = at.affine(x / torch.where(other > batch, other, batch))
+    unbiased = var * pooled(x) / (pooled(x) - 1)
+    return (y, at.moved("running_var", unbiased)) if at.training else y

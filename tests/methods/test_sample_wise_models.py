@@ -9,7 +9,10 @@ from torch.nn import functional as F
 
 import normbench
 
-METHODS = ["rms_norm", "filter_response_norm", "evonorm_s0", "evonorm_b0"]
+METHODS = [
+    "rms_norm", "filter_response_norm", "evonorm_s0", "evonorm_b0", "dyt", "derf",
+    "local_response_norm",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("method", METHODS)

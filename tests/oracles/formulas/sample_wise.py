@@ -72,3 +72,31 @@ def evonorm_b0(x: Tensor, at: At) -> Result:
     y = at.affine(x / torch.where(other > batch, other, batch))
     unbiased = var * pooled(x) / (pooled(x) - 1)
     return (y, at.moved("running_var", unbiased)) if at.training else y
+
+
+@oracle("dyt", {"alpha": 1.5})
+def dyt(x: Tensor, at: At) -> Result:
+    grown = (2 * at.state["alpha"] * x).exp()
+    return at.affine(1 - 2 / (grown + 1))
+
+
+@oracle("derf", {"alpha": 1.5, "shift": -0.4})
+def derf(x: Tensor, at: At) -> Result:
+    z = at.state["alpha"] * x + at.state["shift"]
+    return at.affine(1 - torch.special.erfc(z))
+
+
+@oracle(
+    "local_response_norm",
+    {"size": 3, "alpha": 0.7, "beta": 1.3, "k": 0.5, "affine": True},
+    {"size": 11, "alpha": 0.2},
+)
+def local_response_norm(x: Tensor, at: At) -> Result:
+    reach, channels = (at.params["size"] - 1) // 2, x.shape[1]
+    sums = [
+        sum(x[:, j] ** 2 for j in range(max(0, c - reach), min(channels - 1, c + reach) + 1))
+        for c in range(channels)
+    ]
+    base = at.params["k"] + at.params["alpha"] * torch.stack(sums, 1)
+    y = x / base ** at.params["beta"]
+    return at.affine(y) if at.params["affine"] else y

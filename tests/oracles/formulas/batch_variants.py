@@ -1,0 +1,33 @@
+"""Batch norm with other chunks, other processes, other statistics or none of its own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from oracles.formulas import (
+    At,
+    Result,
+    by_running,
+    moments,
+    oracle,
+    over_batch,
+    pooled,
+)
+
+
+@oracle("ghost_batch_norm", {"ghost_size": 2}, {"ghost_size": 1, "momentum": 0.5, "eps": 0.1})
+def ghost_batch_norm(x: Tensor, at: At) -> Result:
+    if not at.training:
+        return at.affine(by_running(x, at))
+    outputs = []
+    running = {name: at.state[name] for name in ("running_mean", "running_var")}
+    for start in range(0, len(x), at.params["ghost_size"]):
+        chunk = x[start : start + at.params["ghost_size"]]
+        mean, var = moments(chunk, over_batch(x))
+        outputs.append(at.affine((chunk - mean) / (var + at.eps).sqrt()))
+        unbiased = var * pooled(chunk) / (pooled(chunk) - 1)
+        for name, value in {"running_mean": mean, "running_var": unbiased}.items():
+            share = at.params["momentum"]
+            running[name] = (1 - share) * running[name] + share * value.detach().flatten()
+    return torch.cat(outputs), running

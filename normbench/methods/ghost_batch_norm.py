@@ -69,7 +69,7 @@ class GhostBatchNorm(RunningNorm):
         if not self.training:
             return self.normalize_by_running(x)
         self.check_batch(x)
-        chunks = x.split(self._sizes(x))
+        chunks = torch.split(x, self._sizes(x))
         self.check_batch(chunks[0])
         self.num_batches_tracked.add_(1)
         normalized = [

@@ -10,6 +10,7 @@ from oracles.formulas import (
     Result,
     by_running,
     moments,
+    on_channels,
     oracle,
     over_batch,
     pooled,
@@ -31,3 +32,12 @@ def ghost_batch_norm(x: Tensor, at: At) -> Result:
             share = at.params["momentum"]
             running[name] = (1 - share) * running[name] + share * value.detach().flatten()
     return torch.cat(outputs), running
+
+
+@oracle("frozen_batch_norm", {"learn_affine": True, "eps": 0.1})
+def frozen_batch_norm(x: Tensor, at: At) -> Result:
+    names = ("weight", "bias", "running_mean", "running_var")
+    gamma, beta, mean, var = (on_channels(at.state[name], x) for name in names)
+    scale = gamma * (var + at.eps) ** -0.5
+    y = scale * x + (beta - mean * scale)
+    return y, {"num_batches_tracked": at.state["num_batches_tracked"]}

@@ -41,3 +41,16 @@ def frozen_batch_norm(x: Tensor, at: At) -> Result:
     scale = gamma * (var + at.eps) ** -0.5
     y = scale * x + (beta - mean * scale)
     return y, {"num_batches_tracked": at.state["num_batches_tracked"]}
+
+
+@oracle("sync_batch_norm", {"momentum": 0.5, "eps": 0.1})
+def sync_batch_norm(x: Tensor, at: At) -> Result:
+    """In the one process that the contract runs in; several are in tests/methods."""
+    if not at.training:
+        return at.affine(by_running(x, at))
+    values = x.transpose(0, 1).flatten(1)
+    mean = values.sum(1) / values.shape[1]
+    var = values.square().sum(1) / values.shape[1] - mean.square()
+    y = (x - on_channels(mean, x)) / on_channels((var + at.eps).sqrt(), x)
+    unbiased = values.var(1)
+    return at.affine(y), at.moved("running_mean", mean) | at.moved("running_var", unbiased)

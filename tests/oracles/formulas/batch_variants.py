@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -54,3 +56,16 @@ def sync_batch_norm(x: Tensor, at: At) -> Result:
     y = (x - on_channels(mean, x)) / on_channels((var + at.eps).sqrt(), x)
     unbiased = values.var(1)
     return at.affine(y), at.moved("running_mean", mean) | at.moved("running_var", unbiased)
+
+
+@oracle("l1_batch_norm", {"momentum": 0.5, "eps": 0.1})
+def l1_batch_norm(x: Tensor, at: At) -> Result:
+    mean, std = (on_channels(at.state[f"running_{name}"], x) for name in ("mean", "std"))
+    if not at.training:
+        return at.affine((x - mean) / (std + at.eps))
+    mean = x.sum(over_batch(x), keepdim=True) / pooled(x)
+    # |x − μ| summed is twice what lies above μ.
+    above = (x - mean).clamp(min=0).sum(over_batch(x), keepdim=True)
+    std = math.sqrt(math.pi / 2) * 2 * above / pooled(x)
+    state = at.moved("running_mean", mean) | at.moved("running_std", std)
+    return at.affine((x - mean) / (std + at.eps)), state

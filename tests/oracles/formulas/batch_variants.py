@@ -1,0 +1,71 @@
+"""Batch norm with other chunks, other processes, other statistics or none of its own."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from oracles.formulas import (
+    At,
+    Result,
+    by_running,
+    moments,
+    on_channels,
+    oracle,
+    over_batch,
+    pooled,
+)
+
+
+@oracle("ghost_batch_norm", {"ghost_size": 2}, {"ghost_size": 1, "momentum": 0.5, "eps": 0.1})
+def ghost_batch_norm(x: Tensor, at: At) -> Result:
+    if not at.training:
+        return at.affine(by_running(x, at))
+    outputs = []
+    running = {name: at.state[name] for name in ("running_mean", "running_var")}
+    for start in range(0, len(x), at.params["ghost_size"]):
+        chunk = x[start : start + at.params["ghost_size"]]
+        mean, var = moments(chunk, over_batch(x))
+        outputs.append(at.affine((chunk - mean) / (var + at.eps).sqrt()))
+        unbiased = var * pooled(chunk) / (pooled(chunk) - 1)
+        for name, value in {"running_mean": mean, "running_var": unbiased}.items():
+            share = at.params["momentum"]
+            running[name] = (1 - share) * running[name] + share * value.detach().flatten()
+    return torch.cat(outputs), running
+
+
+@oracle("frozen_batch_norm", {"learn_affine": True, "eps": 0.1})
+def frozen_batch_norm(x: Tensor, at: At) -> Result:
+    names = ("weight", "bias", "running_mean", "running_var")
+    gamma, beta, mean, var = (on_channels(at.state[name], x) for name in names)
+    scale = gamma * (var + at.eps) ** -0.5
+    y = scale * x + (beta - mean * scale)
+    return y, {"num_batches_tracked": at.state["num_batches_tracked"]}
+
+
+@oracle("sync_batch_norm", {"momentum": 0.5, "eps": 0.1})
+def sync_batch_norm(x: Tensor, at: At) -> Result:
+    """In the one process that the contract runs in; several are in tests/methods."""
+    if not at.training:
+        return at.affine(by_running(x, at))
+    values = x.transpose(0, 1).flatten(1)
+    mean = values.sum(1) / values.shape[1]
+    var = values.square().sum(1) / values.shape[1] - mean.square()
+    y = (x - on_channels(mean, x)) / on_channels((var + at.eps).sqrt(), x)
+    unbiased = values.var(1)
+    return at.affine(y), at.moved("running_mean", mean) | at.moved("running_var", unbiased)
+
+
+@oracle("l1_batch_norm", {"momentum": 0.5, "eps": 0.1})
+def l1_batch_norm(x: Tensor, at: At) -> Result:
+    mean, std = (on_channels(at.state[f"running_{name}"], x) for name in ("mean", "std"))
+    if not at.training:
+        return at.affine((x - mean) / (std + at.eps))
+    mean = x.sum(over_batch(x), keepdim=True) / pooled(x)
+    # |x − μ| summed is twice what lies above μ.
+    above = (x - mean).clamp(min=0).sum(over_batch(x), keepdim=True)
+    std = math.sqrt(math.pi / 2) * 2 * above / pooled(x)
+    state = at.moved("running_mean", mean) | at.moved("running_std", std)
+    return at.affine((x - mean) / (std + at.eps)), state

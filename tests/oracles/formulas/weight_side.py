@@ -62,3 +62,15 @@ def scaled_standardized(weight: Tensor) -> Tensor:
     floor = torch.tensor(1e-4, dtype=rows.dtype)
     scale = 1.7139588594436646 / torch.maximum(var * rows.shape[1], floor).sqrt()
     return ((rows - mean) * scale).reshape(weight.shape)
+
+
+@oracle(
+    "cosine_norm",
+    {"affine": False},
+    exempt={
+        "test_the_weight_in_use": "the convolution is divided by each patch's norm, which no "
+        "weight expresses; tests/methods/test_cosine_norm.py compares with patches one by one",
+    },
+)
+def cosine_norm(x: Tensor, at: At) -> Result:
+    return x if at.params["affine"] is False else at.affine(x)

@@ -8,7 +8,10 @@ from torch import Tensor
 from oracles.formulas import (
     At,
     Result,
+    averages,
+    by_groups,
     by_running,
+    divisor,
     moments,
     on_channels,
     oracle,
@@ -74,3 +77,29 @@ def scaled_standardized(weight: Tensor) -> Tensor:
 )
 def cosine_norm(x: Tensor, at: At) -> Result:
     return x if at.params["affine"] is False else at.affine(x)
+
+
+@oracle("batch_channel_norm", {"groups": 2, "eps": 0.1}, {"estimate": True, "momentum": 0.5})
+def batch_channel_norm(x: Tensor, at: At) -> Result:
+    mean, var = moments(x, over_batch(x))
+    after = {}
+    if not at.training:
+        inner = by_running(x, at)
+    elif at.params["estimate"]:
+        before = on_channels(at.state["running_mean"], x)
+        after = at.moved("running_mean", mean)
+        after |= at.moved("running_var", (x - before).square().mean(over_batch(x)))
+        inner = x - on_channels(after["running_mean"], x)
+        inner = inner / (on_channels(after["running_var"], x) + at.eps).sqrt()
+    else:
+        after = averages(x, at)
+        inner = (x - mean) / (var + at.eps).sqrt()
+    groups = divisor(x.shape[1], at.params["groups"])
+    y = by_groups(at.affine(inner), groups, at.eps).unflatten(1, (groups, -1))
+    affine = [
+        at.state[f"group_{n}"].reshape(1, -1, *[1] * (x.dim() - 1)) for n in ("weight", "bias")
+    ]
+    return (affine[0] * y + affine[1]).flatten(1, 2), after
+
+
+weight_oracle("batch_channel_norm")(standardized)

@@ -1,4 +1,4 @@
-"""Batch norms that differ in evaluation: adaptive_batch_norm and four_things."""
+"""Batch norms that differ in evaluation, by the batch or by the sample at hand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from normbench import build
 from normbench.tasks.training import optimizer_for
 
 X = torch.randn(6, 8, 5, 4, generator=torch.Generator().manual_seed(0)) * 2 + 1
-METHODS = ["adaptive_batch_norm", "four_things"]
+METHODS = ["adaptive_batch_norm", "four_things", "instance_aware_batch_norm"]
 
 
 def after_training(name, **params):
@@ -162,3 +162,58 @@ def test_gamma_and_beta_are_decayed():
     assert len(spared["params"]) == 3
     without = nn.Sequential(build("four_things", 8, affine=False), nn.Conv2d(8, 2, 1))
     assert len(optimizer_for(without, config).param_groups) == 2
+
+
+# instance_aware_batch_norm
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_a_threshold_that_none_exceeds_is_batch_norm(training):
+    layer, torchs = after_training("instance_aware_batch_norm", k=1e6, momentum=0.1)
+    y = layer.train(training)(X)
+    expected = torchs.train(training)(X)
+    if training:  # normalized by the unbiased variance
+        unbiased = (119 / 120) ** 0.5
+        expected = (expected - layer.bias[:, None, None]) * unbiased + layer.bias[:, None, None]
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(dict(layer.state_dict()), dict(torchs.state_dict()))
+
+
+def test_without_a_threshold_it_is_instance_norm_with_the_unbiased_variance():
+    layer, _ = after_training("instance_aware_batch_norm", k=0)
+    plain = nn.functional.instance_norm(X, eps=1e-5 * 20 / 19) * (19 / 20) ** 0.5
+    expected = plain * layer.weight[:, None, None] + layer.bias[:, None, None]
+    torch.testing.assert_close(layer(X), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(layer.train()(X), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_uncorrected_training_is_that_of_torch_and_evaluation_is_corrected():
+    ours = build("instance_aware_batch_norm", 8, correct_training=False)
+    torchs = nn.BatchNorm2d(8)
+    assert torch.equal(ours(X), torchs(X))
+    shifted = X + 20
+    assert (ours.eval()(shifted) - torchs.eval()(shifted)).abs().min() > 1
+
+
+def test_only_the_sample_that_deviates_is_corrected():
+    layer, torchs = build("instance_aware_batch_norm", 8, k=4).eval(), nn.BatchNorm2d(8).eval()
+    x = torch.randn(4, 8, 16, 16)  # as the running averages are at first
+    x[2] += 40
+    changed = (layer(x) - torchs(x)).abs().amax((1, 2, 3)) > 1e-3
+    assert changed.tolist() == [False, False, True, False]
+
+
+def test_the_correction_stops_short_of_the_sample_by_k_standard_errors():
+    layer = build("instance_aware_batch_norm", 1, k=4, affine=False, eps=1e-12).eval()
+    x = torch.randn(1, 1, 10, 10)
+    x = (x - x.mean()) / x.std() + 9  # mean 9, unbiased variance 1 as the running one
+    torch.testing.assert_close(layer(x).mean(), torch.tensor(4 / 10))
+    torch.testing.assert_close(layer(x).std(), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (6, 8, 1, 1)], ids=str)
+def test_where_a_sample_has_no_variance_it_is_batch_norm(shape):
+    ours, x = build("instance_aware_batch_norm", 8, k=0), torch.randn(shape)
+    torchs = nn.BatchNorm1d(8) if len(shape) == 2 else nn.BatchNorm2d(8)
+    assert torch.equal(ours(x), torchs(x))
+    assert torch.equal(ours.eval()(x), torchs.eval()(x))

@@ -9,11 +9,13 @@ from oracles.formulas import (
     At,
     Result,
     averages,
+    by_running,
     moments,
     on_channels,
     oracle,
     over_batch,
     over_space,
+    pooled,
 )
 
 
@@ -62,3 +64,51 @@ def four_things(x: Tensor, at: At) -> Result:
     second = (1 - share) * second + share * x.detach().square().mean(dims)
     state = {"running_mean": first, "running_var": second - first.square()}
     return at.affine(torch.cat(ghosts)), state
+
+
+@oracle(
+    "instance_aware_batch_norm",
+    {"k": 0.5, "momentum": 0.5},
+    {"k": 0.0, "eps": 0.1},
+    {"k": 0.5, "correct_training": False},
+)
+def instance_aware_batch_norm(x: Tensor, at: At) -> Result:
+    """Soft shrinkage as two rectifiers, all variances unbiased."""
+    mean, var = moments(x, over_batch(x))
+    state = averages(x, at) if at.training else {}
+    if at.training and not at.params["correct_training"]:
+        return at.affine((x - mean) / (var + at.eps).sqrt()), state
+    var = var * pooled(x) / (pooled(x) - 1)
+    if not at.training:
+        mean, var = (on_channels(at.state[f"running_{s}"], x) for s in ("mean", "var"))
+    size = x[0, 0].numel()
+    own_mean, own_var = moments(x, over_space(x))
+    own_var = own_var * size / (size - 1)
+    mean_error = ((var + at.eps) / size).sqrt()
+    var_error = (var + at.eps) * (2 / (size - 1)) ** 0.5
+    mean = mean + shrunk(own_mean - mean, at.params["k"] * mean_error)
+    var = var + shrunk(own_var - var, at.params["k"] * var_error)
+    y = at.affine((x - mean) / (var.relu() + at.eps).sqrt())
+    return (y, state) if at.training else y
+
+
+def shrunk(d: Tensor, threshold: Tensor) -> Tensor:
+    return (d - threshold).relu() - (-d - threshold).relu()
+
+
+@oracle(
+    "domain_batch_norm",
+    {"domains": 3, "momentum": 0.5, "eps": 0.1},
+    {"domains": 1},
+    exempt={
+        "test_autocast_stays_finite_and_in_its_own_type": "without domains.using no sample is of "
+        "the second domain, whose parameters then have no gradient to look at; "
+        "tests/methods/test_domain_batch_norm.py looks at both under autocast",
+    },
+)
+def domain_batch_norm(x: Tensor, at: At) -> Result:
+    """Without domains.using: batch norm by the first domain, and the others stay as they are."""
+    if not at.training:
+        return at.affine(by_running(x, at))
+    mean, var = moments(x, over_batch(x))
+    return at.affine((x - mean) / (var + at.eps).sqrt()), averages(x, at)

@@ -20,8 +20,8 @@ HOMES["leaderboard"] = "normbench.leaderboard"
 
 FLOORS = {
     1: ("cells", "codehash"),
-    2: ("kernels", "registry", "method_info", "methods"),
-    3: ("surgery", "data", "networks"),
+    2: ("kernels", "registry", "method_info", "methods", "domains"),
+    3: ("surgery", "data", "networks", "recalibration"),
     4: ("tasks",),
     5: ("engine", "store", "spool", "summary", "tracking", "stats", "suites", "claims", "doctor"),
     6: ("leaderboard",),

@@ -95,7 +95,7 @@ def test_a_parameter_without_default_is_refused(catalogue):
     ("call", "message"),
     [
         (lambda: registry.get("batchnorm"), "did you mean 'batch_norm'?"),
-        (lambda: registry.get("xyzzy"), "valid: batch_norm, batch_renorm"),
+        (lambda: registry.get("xyzzy"), "valid: adaptive_batch_norm"),
         (lambda: registry.build("group_norm", 8, grups=4), "did you mean 'groups'?"),
         (lambda: registry.build("group_norm", 8, groups=0), "groups is 0; expected ≥ 1"),
         (lambda: registry.build("group_norm", 8, groups=1.5), "is 1.5; expected int"),

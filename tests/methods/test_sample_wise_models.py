@@ -11,7 +11,7 @@ import normbench
 
 METHODS = [
     "rms_norm", "filter_response_norm", "evonorm_s0", "evonorm_b0", "dyt", "derf",
-    "local_response_norm",
+    "local_response_norm", "batch_instance_norm",
 ]  # fmt: skip
 
 

@@ -8,6 +8,8 @@ from torch import Tensor
 from oracles.formulas import (
     At,
     Result,
+    averages,
+    by_running,
     divisor,
     moments,
     on_channels,
@@ -100,3 +102,26 @@ def local_response_norm(x: Tensor, at: At) -> Result:
     base = at.params["k"] + at.params["alpha"] * torch.stack(sums, 1)
     y = x / base ** at.params["beta"]
     return at.affine(y) if at.params["affine"] else y
+
+
+@oracle(
+    "batch_instance_norm",
+    {"momentum": 0.5, "eps": 0.1, "affine": False},
+    exempt={
+        "test_gradients_are_those_of_the_forward_by_finite_differences": "a training forward "
+        "projects rho onto [0, 1], as the paper does after each step: differences across the "
+        "bound are one-sided (tests/methods has those inside)",
+        "test_without_affine_there_is_nothing_to_learn_and_gradients_flow": "the gate rho is "
+        "the method itself and is learned without gamma and beta too",
+    },
+)
+def batch_instance_norm(x: Tensor, at: At) -> Result:
+    raw = at.state["rho"]
+    clipped = raw + (raw.clamp(0, 1) - raw).detach() if at.training else raw.clamp(0, 1)
+    rho = on_channels(clipped, x)
+    mean, var = moments(x, over_batch(x))
+    whole = (x - mean) / (var + at.eps).sqrt() if at.training else by_running(x, at)
+    mean, var = moments(x, over_space(x))
+    mixed = rho * whole + (1 - rho) * (x - mean) / (var + at.eps).sqrt()
+    y = at.affine(mixed) if at.params["affine"] is not False else mixed
+    return (y, averages(x, at)) if at.training else y

@@ -42,6 +42,10 @@ def capabilities(
     form: Annotated[
         Format, typer.Option("--format", help="How the matrix is written.")
     ] = Format.table,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=0, help="Worker processes; 0 runs in this one. Default: one per core."),
+    ] = None,
     fast: Annotated[
         bool, typer.Option("--fast", help="Leave out probes that take seconds.")
     ] = False,
@@ -52,7 +56,8 @@ def capabilities(
     from normbench.engine import run
 
     with display() as show:
-        summary = run(cells(methods or (), fast), out=out, device=DEVICE, retry_failed=True,
+        summary = run(cells(methods or (), fast), out=out, device=DEVICE, workers=workers,
+            retry_failed=True,
                       on_event=show)  # fmt: skip
     for problem in summary.problems:
         typer.echo(f"Warning: {problem}", err=True)

@@ -161,7 +161,7 @@ def _block(title: str, records: Sequence[Record], metric: str, width: int) -> st
                for s in sizes]
             for variant in variants
         ]  # fmt: skip
-        body = _fitted(["batch size", *map(str, sizes)], rows, width)
+        body = fitted(["batch size", *map(str, sizes)], rows, width)
         if len(body) == 1 or len(shared_n) != 1:
             break
     n = f", n={next(iter(shared_n))} seeds" if brief else ""
@@ -193,8 +193,14 @@ def _cell(interval: Interval | None, records: Sequence[Record], metric: str, bri
     return "\n".join(lines)
 
 
-def _fitted(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """The table, or several with the label column repeated where one would be too wide."""
+def fitted(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """The table, or several with the label column repeated where one would be too wide.
+
+    Args:
+        header: one name per column, the label's first.
+        rows: the cells, as text.
+        width: characters a line may have.
+    """
     widths = [
         max(len(line) for row in [header, *rows] for line in row[i].split("\n"))
         for i in range(len(header))

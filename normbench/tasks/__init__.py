@@ -15,7 +15,10 @@ import torch
 from normbench.cells import Cell
 from normbench.tasks.outcome import Outcome
 
-TASKS = {"accuracy": "normbench.tasks.accuracy"}
+TASKS = {
+    "accuracy": "normbench.tasks.accuracy",
+    "capability": "normbench.tasks.capability",
+}
 """Task name to module. Modules are imported on first use."""
 
 

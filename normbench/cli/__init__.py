@@ -14,9 +14,9 @@ from collections.abc import Sequence
 import typer
 
 import normbench
-from normbench.cli import methods, results, run, site, suite
+from normbench.cli import coverage, methods, results, run, site, suite
 
-COMMANDS = (run, results, methods, suite, site)
+COMMANDS = (run, results, methods, suite, site, coverage)
 """In the order that `--help` lists them."""
 
 USER_ERROR = 2

@@ -104,7 +104,9 @@ def _cells(row: Coverage) -> list[str]:
 
 def _replaced(row: Coverage, method: str) -> str:
     done = row.swaps.get(method)
-    return "" if done is None else "failed" if done.error else str(done.replaced)
+    if done is None or done.error:
+        return "failed" if done else ""
+    return f"{done.replaced} {done.variant.removeprefix(method)}".rstrip()
 
 
 def _runs(row: Coverage) -> str:
@@ -131,7 +133,21 @@ def _summary(rows: Sequence[Coverage]) -> list[str]:
     if exceptions:
         lines += ["", "Exceptions:", ""]
         lines += [f"- {row.family} ({row.model}): {row.reason}" for row in exceptions]
+    if other := list(_other_parameters(rows)):
+        lines += [
+            "",
+            "Replaced in full with other parameters than the method's defaults:",
+            "",
+            *other,
+        ]
     return lines
+
+
+def _other_parameters(rows: Sequence[Coverage]) -> Iterator[str]:
+    for row in rows:
+        for done in row.swaps.values():
+            if done.instead and not done.error:
+                yield f"- {row.family} ({row.model}), {done.variant}: {done.instead}"
 
 
 def _plural(count: int, one: str, many: str) -> str:

@@ -13,18 +13,26 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import timm
 import torch
 from torch import nn
 
 from normbench.surgery.kinds import take_apart, walk
-from normbench.surgery.proof import EVALUATION_ONLY, tensors
+from normbench.surgery.proof import EVALUATION_ONLY, NO_STATISTICS, tensors
 from normbench.surgery.replace import swap
-from normbench.surgery.report import SwapReport
+from normbench.surgery.report import SurgeryError, SwapReport
 
-METHODS = ("group_norm", "proxy_norm")
-"""What is swapped in: a plain layer, and one that takes over the activation after it."""
+METHODS: dict[str, tuple[dict[str, Any], ...]] = {
+    "group_norm": ({}, {"groups": 8}),
+    "proxy_norm": ({},),
+}
+"""What is swapped in: a plain layer, and one that takes over the activation after it.
+
+With the parameters to try in turn: 32 groups of 32 channels have no variance where a map is 1×1,
+as in the attention of ResNeSt, but 8 groups do.
+"""
 
 STEPS = 2
 """Optimizer steps of a probe that trains: the second sees what the first one did."""
@@ -55,6 +63,8 @@ class Swapped:
     """What one swap did to the model, or why it failed.
 
     Attributes:
+        variant: the method, with the parameters that are not its defaults.
+        instead: why the defaults were not used, on one line; empty if they were.
         error: one line; empty if the swap was proved.
         replaced: slots replaced.
         left: path and reason of the slots left.
@@ -66,6 +76,8 @@ class Swapped:
         losses: of the training steps, if any were asked for.
     """
 
+    variant: str = ""
+    instead: str = ""
     error: str = ""
     replaced: int = 0
     left: tuple[tuple[str, str], ...] = ()
@@ -126,8 +138,11 @@ class Coverage:
             return next(iter(errors.values()))
         if errors:
             return "; ".join(f"{method}: {error}" for method, error in errors.items())
-        left = Counter(reason for done in self.swaps.values() for _, reason in done.left)
-        return "; ".join(f"left: {reason}" for reason in left)
+        left = {path: why for done in self.swaps.values() for path, why in done.left}
+        return "; ".join(
+            f"{count} slot{'s' * (count > 1)} left: {why}"
+            for why, count in Counter(left.values()).items()
+        )
 
 
 class CoverageError(ValueError):
@@ -224,12 +239,25 @@ def _kinds(model: nn.Module) -> Counter[str]:
 
 
 def _swapped(model: nn.Module, method: str, train: bool) -> Swapped:
+    instead = ""
+    *earlier, last = METHODS[method]
     try:
-        report = swap(model, method)
+        for params in earlier:
+            try:
+                report = swap(model, method, **params)
+                break
+            except SurgeryError as error:  # the model is unchanged
+                if not NO_STATISTICS.search(str(error)):
+                    raise
+                instead = one_line(error.__cause__ or error)
+        else:
+            report = swap(model, method, **last)
         losses = tuple(_train(model, report)) if train else ()
     except Exception as error:  # SurgeryError, or whatever training meets
         return Swapped(error=one_line(error))
     return Swapped(
+        variant=report.variant,
+        instead=instead,
         replaced=report.replaced,
         left=report.left,
         paired=report.paired_activations,

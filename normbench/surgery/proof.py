@@ -16,7 +16,8 @@ from normbench.surgery.report import Slot, SurgeryError
 EVALUATION_ONLY = "proved in evaluation only"
 """How the note begins of a swap whose statistics do not exist in training."""
 
-_NO_STATISTICS = re.compile(r"values? per channel")
+NO_STATISTICS = re.compile(r"values? per channel")
+"""What the message says of a method that refuses an input because a statistic does not exist."""
 
 
 def prove(
@@ -76,7 +77,7 @@ def _attempt(
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a model does that meets layers it was not written for
-        if isinstance(error, ValueError) and _NO_STATISTICS.search(str(error)):
+        if isinstance(error, ValueError) and NO_STATISTICS.search(str(error)):
             return set(), error
         raise _failed(model, label, example, error) from error
 

@@ -177,7 +177,7 @@ class _Worker:
     def _died(self) -> Record | None:
         self.ended = True
         self._process.join(10.0)
-        how = _manner(self._process.exitcode)
+        how = manner(self._process.exitcode)
         said = _tail(self._log)
         if not self.ready:
             raise WorkerError(f"a worker process could not start ({how}):\n{said or 'no message'}")
@@ -202,14 +202,14 @@ def _start(setup: Setup, log: Path) -> tuple[Connection[Any, Any], ForkServerPro
     process = context.Process(
         target=serve, args=(theirs, setup, str(log)), name="normbench-worker"
     )  # not a daemon: those may not have children, and a data loader has
-    with _no_main():
+    with no_main():
         process.start()
     theirs.close()
     return ours, process
 
 
 @contextlib.contextmanager
-def _no_main() -> Iterator[None]:
+def no_main() -> Iterator[None]:
     """Keep multiprocessing from running the user's script again in every worker.
 
     Workers need nothing from it, and a script that calls `normbench.run` without the
@@ -223,7 +223,8 @@ def _no_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _manner(exitcode: int | None) -> str:
+def manner(exitcode: int | None) -> str:
+    """How a process ended, in words."""
     if exitcode is None or exitcode >= 0:
         return f"exit code {exitcode}"
     name = signal.Signals(-exitcode).name

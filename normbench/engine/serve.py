@@ -49,7 +49,7 @@ def serve(connection: Connection[Any, Any], setup: Setup, log: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     _redirect_output(log)
     faulthandler.enable()
-    threading.Thread(target=_end_with_driver, name="end-with-driver", daemon=True).start()
+    threading.Thread(target=end_with_driver, name="end-with-driver", daemon=True).start()
     for name in setup.imports:
         importlib.import_module(name)
     gc.freeze()  # what is loaded by now is never garbage, so collections need not walk it
@@ -88,7 +88,7 @@ def _redirect_output(log: str) -> None:
     os.close(file)
 
 
-def _end_with_driver() -> None:
+def end_with_driver() -> None:
     """Die with the driver, however it dies: the kernel closes its end of this pipe."""
     driver = multiprocessing.parent_process()
     if driver is not None:

@@ -49,7 +49,7 @@ def candidates(model: nn.Module, example_input: torch.Tensor | None) -> Iterator
 def _input_channels(model: nn.Module, config: dict[str, object]) -> int:
     """Channels of the first convolution: `in_chans` does not reach the configuration."""
     first = config.get("first_conv")
-    name = first[0] if isinstance(first, (tuple, list)) else first
+    name = next(iter(first), None) if isinstance(first, (tuple, list)) else first
     for path, module in model.named_modules():
         is_first = path == name if isinstance(name, str) else isinstance(module, nn.Conv2d)
         if is_first and isinstance(channels := getattr(module, "in_channels", None), int):

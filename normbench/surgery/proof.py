@@ -13,7 +13,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from normbench.surgery.kinds import walk
 from normbench.surgery.report import Slot, SurgeryError
 
-_NO_STATISTICS = re.compile(r"values? per channel")
+EVALUATION_ONLY = "proved in evaluation only"
+"""How the note begins of a swap whose statistics do not exist in training."""
+
+NO_STATISTICS = re.compile(r"values? per channel")
+"""What the message says of a method that refuses an input because a statistic does not exist."""
 
 
 def prove(
@@ -44,7 +48,7 @@ def prove(
         ran, problem = _attempt(model.train(), expected, example, label)
         if problem is None:
             return _all_reached(model, expected, ran, [])
-    note = f"proved in evaluation only, since in training {problem}"
+    note = f"{EVALUATION_ONLY}, since in training {problem}"
     for example in tried:
         ran, problem = _attempt(model.eval(), expected, example, label)
         if problem is None:
@@ -73,7 +77,7 @@ def _attempt(
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a model does that meets layers it was not written for
-        if isinstance(error, ValueError) and _NO_STATISTICS.search(str(error)):
+        if isinstance(error, ValueError) and NO_STATISTICS.search(str(error)):
             return set(), error
         raise _failed(model, label, example, error) from error
 
@@ -86,7 +90,7 @@ def _run(model: nn.Module, names: set[str], example: torch.Tensor) -> set[str]:
         for name in names
     ]
     try:
-        outputs = [t for t in _tensors(model(example)) if t.requires_grad]
+        outputs = [t for t in tensors(model(example)) if t.requires_grad]
     finally:
         for handle in handles:
             handle.remove()
@@ -104,11 +108,12 @@ def _failed(
     )
 
 
-def _tensors(values: Any) -> Iterator[torch.Tensor]:
+def tensors(values: Any) -> Iterator[torch.Tensor]:
+    """Tensors among outputs, looking into tuples, lists and dictionaries."""
     if isinstance(values, torch.Tensor):
         yield values
     elif isinstance(values, (tuple, list)):
         for value in values:
-            yield from _tensors(value)
+            yield from tensors(value)
     elif isinstance(values, dict):
-        yield from _tensors(list(values.values()))
+        yield from tensors(list(values.values()))

@@ -213,9 +213,11 @@ def _follower(
     if not names:
         functional = sorted(other for other in others if other.startswith(FUNCTIONAL))
         return None, f"{' and '.join(functional)} cannot be removed" if functional else ""
-    if len(names) > 1 or not all(readers):
-        return None, f"activation {' and '.join(names)} follows some of its outputs only"
+    if len(names) > 1:
+        return None, f"{len(names)} activations read its output, {names[0]} and {names[1]} first"
     (name,) = names
+    if not all(readers):
+        return None, f"activation {name} follows some of its outputs only"
     if others:
         return name, f"its output also goes to {' and '.join(sorted(others))}"
     if any(caller != slot for caller in callers[name]):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from timm import layers
 from timm.layers import (
     BatchNormAct2d,
     EvoNorm2dB0,
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from normbench import surgery
+from normbench.surgery import kinds
 
 IMAGES, SIGNALS, VOLUMES, TOKENS = (2, 8, 4, 4), (2, 8, 6), (2, 8, 3, 3, 3), (2, 5, 8)
 IMAGES_LAST = (2, 4, 4, 8)
@@ -64,6 +66,28 @@ def test_kind_is_found_and_replaced(norm: nn.Module, shape: tuple[int, ...]) -> 
     assert (slot.kind, slot.num_features) == (type(norm).__name__, 8)
     assert slot.values_per_sample == x.numel() // 16  # batch 2, 8 channels
     assert surgery.find_slots(model, x)[0].kind == "group_norm"
+
+
+def test_every_norm_layer_of_timm_is_known() -> None:
+    """But global response norm, which adds its result to its input: a layer of its own."""
+    homes = (
+        layers.norm,
+        layers.norm_act,
+        layers.evo_norm,
+        layers.filter_response_norm,
+        layers.split_batchnorm,
+        layers.grn,
+    )
+    found = {
+        name: value
+        for home in homes
+        for name, value in vars(home).items()
+        if "Norm" in name and isinstance(value, type) and value.__module__ == home.__name__
+    }
+    known = (*kinds.CHANNELS_FIRST, *kinds.CHANNELS_LAST)
+    unknown = {name for name, value in found.items() if not issubclass(value, known)}
+    assert len(found) > 30
+    assert unknown == {"GlobalResponseNorm"}
 
 
 @pytest.mark.parametrize("shape", [(2, 8), TOKENS, IMAGES_LAST], ids=str)

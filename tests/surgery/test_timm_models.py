@@ -92,6 +92,13 @@ def test_the_example_has_the_channels_the_model_was_built_for(channels: int) -> 
     assert report.input_shape == (2, channels, 64, 64)
 
 
+def test_a_configuration_may_name_no_first_convolution() -> None:
+    """As CSATv2's does, which begins with a cosine transform."""
+    model = timm.create_model("test_resnet")
+    model.pretrained_cfg["first_conv"] = []
+    assert surgery.swap(model, "group_norm").input_shape == (2, 3, 64, 64)
+
+
 def test_a_stem_that_folds_space_into_depth_is_fed_images() -> None:
     model = timm.create_model("tresnet_m", num_classes=2)
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]

@@ -10,6 +10,7 @@ from torch import Tensor
 from oracles.formulas import (
     At,
     Result,
+    averages,
     by_running,
     moments,
     on_channels,
@@ -69,3 +70,23 @@ def l1_batch_norm(x: Tensor, at: At) -> Result:
     std = math.sqrt(math.pi / 2) * 2 * above / pooled(x)
     state = at.moved("running_mean", mean) | at.moved("running_std", std)
     return at.affine((x - mean) / (std + at.eps)), state
+
+
+@oracle(
+    "inplace_abn",
+    {"slope": 0.2, "eps": 0.1},
+    exempt={
+        "test_the_activation_is_applied_by_owners_and_ignored_by_others": "leaky ReLU, which can "
+        "be inverted, stands in for whatever activation it takes over"
+    },
+)
+def inplace_abn(x: Tensor, at: At) -> Result:
+    if at.training:
+        mean, var = moments(x, over_batch(x))
+        y, state = (x - mean) / (var + at.eps).sqrt(), averages(x, at)
+    else:
+        y, state = by_running(x, at), {}
+    z = on_channels(at.state["weight"].abs() + at.eps, x) * y + on_channels(at.state["bias"], x)
+    if at.act is None:
+        return z, state
+    return torch.maximum(z, z * at.params["slope"]), state

@@ -16,6 +16,7 @@ from oracles.formulas import (
     on_channels,
     oracle,
     over_batch,
+    over_space,
     pooled,
 )
 
@@ -90,3 +91,24 @@ def inplace_abn(x: Tensor, at: At) -> Result:
     if at.act is None:
         return z, state
     return torch.maximum(z, z * at.params["slope"]), state
+
+
+@oracle("virtual_batch_norm", {"eps": 0.1})
+def virtual_batch_norm(x: Tensor, at: At) -> Result:
+    size = int(at.state["reference_size"])
+    kept: dict[str, Tensor] = {}
+    if at.training and size == 0:
+        mean, square = (v.mean(over_batch(x), keepdim=True) for v in (x, x.square()))
+        kept = {
+            "reference_mean": mean.detach().flatten(),
+            "reference_var": (square - mean.square()).detach().flatten(),
+            "reference_size": torch.tensor(len(x)),
+        }
+    else:
+        reference, var = (on_channels(at.state[f"reference_{n}"], x) for n in ("mean", "var"))
+        own, own_square = (v.mean(over_space(x), keepdim=True) for v in (x, x.square()))
+        new = 1 / (size + 1)
+        mean = new * own + (1 - new) * reference
+        square = new * own_square + (1 - new) * (var + reference.square())
+    y = (x - mean) / (at.eps + square - mean.square()).sqrt()
+    return at.affine(y), kept

@@ -10,11 +10,13 @@ from torch import Tensor
 from oracles.formulas import (
     At,
     Result,
+    averages,
     by_running,
     moments,
     on_channels,
     oracle,
     over_batch,
+    over_space,
     pooled,
 )
 
@@ -69,3 +71,44 @@ def l1_batch_norm(x: Tensor, at: At) -> Result:
     std = math.sqrt(math.pi / 2) * 2 * above / pooled(x)
     state = at.moved("running_mean", mean) | at.moved("running_std", std)
     return at.affine((x - mean) / (std + at.eps)), state
+
+
+@oracle(
+    "inplace_abn",
+    {"slope": 0.2, "eps": 0.1},
+    exempt={
+        "test_the_activation_is_applied_by_owners_and_ignored_by_others": "leaky ReLU, which can "
+        "be inverted, stands in for whatever activation it takes over"
+    },
+)
+def inplace_abn(x: Tensor, at: At) -> Result:
+    if at.training:
+        mean, var = moments(x, over_batch(x))
+        y, state = (x - mean) / (var + at.eps).sqrt(), averages(x, at)
+    else:
+        y, state = by_running(x, at), {}
+    z = on_channels(at.state["weight"].abs() + at.eps, x) * y + on_channels(at.state["bias"], x)
+    if at.act is None:
+        return z, state
+    return torch.maximum(z, z * at.params["slope"]), state
+
+
+@oracle("virtual_batch_norm", {"eps": 0.1})
+def virtual_batch_norm(x: Tensor, at: At) -> Result:
+    size = int(at.state["reference_size"])
+    kept: dict[str, Tensor] = {}
+    if at.training and size == 0:
+        mean, square = (v.mean(over_batch(x), keepdim=True) for v in (x, x.square()))
+        kept = {
+            "reference_mean": mean.detach().flatten(),
+            "reference_var": (square - mean.square()).detach().flatten(),
+            "reference_size": torch.tensor(len(x)),
+        }
+    else:
+        reference, var = (on_channels(at.state[f"reference_{n}"], x) for n in ("mean", "var"))
+        own, own_square = (v.mean(over_space(x), keepdim=True) for v in (x, x.square()))
+        new = 1 / (size + 1)
+        mean = new * own + (1 - new) * reference
+        square = new * own_square + (1 - new) * (var + reference.square())
+    y = (x - mean) / (at.eps + square - mean.square()).sqrt()
+    return at.affine(y), kept

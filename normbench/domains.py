@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,12 +29,14 @@ class Assignment:
 
     Attributes:
         samples: how many samples the batch has.
-        parts: each domain that occurs, ascending, with the indices of its samples.
-        back: where each sample of the batch stands when the parts follow each other.
+        parts: each domain that occurs, ascending, and how many samples it has.
+        order: indices that put the samples of a domain next to each other, part after part.
+        back: indices that undo that.
     """
 
     samples: int
-    parts: tuple[tuple[int, Tensor], ...]
+    parts: tuple[tuple[int, int], ...]
+    order: Tensor
     back: Tensor
 
 
@@ -71,12 +74,33 @@ def assign(ids: Tensor) -> Assignment:
             f"domains are int64 of shape N, one per sample; got {ids.dtype} of shape "
             f"{tuple(ids.shape)}"
         )
-    found = torch.unique(ids).tolist()
+    found, counts = (t.tolist() for t in torch.unique(ids, return_counts=True))
     if found and found[0] < 0:
         raise ValueError(f"domains are numbered from 0 up; got {found[0]}")
-    parts = tuple((domain, (ids == domain).nonzero().flatten()) for domain in found)
     order = torch.argsort(ids, stable=True)
-    return Assignment(ids.numel(), parts, torch.argsort(order))
+    return Assignment(
+        ids.numel(), tuple(zip(found, counts, strict=True)), order, torch.argsort(order)
+    )
+
+
+class _Permuted(torch.autograd.Function):
+    """Samples in another order. The gradient of index_select itself would add where it may copy."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(order, back)
+        return x.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        order, back = ctx.saved_tensors
+        return permuted(grad, back, order), None, None
+
+
+def permuted(x: Tensor, order: Tensor, back: Tensor) -> Tensor:
+    """The samples of `x` by the indices `order`, a permutation that `back` undoes."""
+    y: Tensor = _Permuted.apply(x, order, back)
+    return y
 
 
 def current(samples: int) -> Assignment | None:

@@ -11,7 +11,7 @@ mode without an update; a large S is batch norm. Li et al. take the statistics o
 domain before they predict: that is `batch_norm` and `normbench.recalibration` on target data.
 Nothing is updated in evaluation.
 
-Li, Wang, Shi, Hou & Liu, "Revisiting Batch Normalization For Practical Domain Adaptation", 2016,
+Li, Wang, Shi, Liu & Hou, "Revisiting Batch Normalization For Practical Domain Adaptation", 2016,
 arXiv:1603.04779. Nado et al., "Evaluating Prediction-Time Batch Normalization for Robustness under
 Covariate Shift", 2020, arXiv:2006.10963. Schneider et al., "Improving robustness against common
 corruptions by covariate shift adaptation", NeurIPS 2020, arXiv:2006.16971.
@@ -45,7 +45,7 @@ from normbench.registry import Citation, Param, register
     },
     citation=Citation(
         "Revisiting Batch Normalization For Practical Domain Adaptation",
-        ("Li, Yanghao", "Wang, Naiyan", "Shi, Jianping", "Hou, Xiaodi", "Liu, Jiaying"),
+        ("Li, Yanghao", "Wang, Naiyan", "Shi, Jianping", "Liu, Jiaying", "Hou, Xiaodi"),
         2016,
         "arXiv preprint",
         "1603.04779",

@@ -79,8 +79,13 @@ class DomainBatchNorm(BatchNorm):
             return super().forward(x)
         if len(found.parts) == 1:
             return self._of(found.parts[0][0], x)
-        parts = [self._of(d, x.index_select(0, at.to(x.device))) for d, at in found.parts]
-        return keep_format(torch.cat(parts).index_select(0, found.back.to(x.device)), x)
+        order, back = found.order.to(x.device), found.back.to(x.device)
+        sorted_parts = torch.split(
+            context.permuted(x, order, back), [count for _, count in found.parts]
+        )
+        parts = zip(found.parts, sorted_parts, strict=True)
+        y = torch.cat([self._of(domain, part) for (domain, _), part in parts])
+        return keep_format(context.permuted(y, back, order), x)
 
     def _of(self, domain: int, x: Tensor) -> Tensor:
         if domain >= self.domains:
@@ -96,8 +101,8 @@ class DomainBatchNorm(BatchNorm):
         found = context.current(x.shape[0])
         if found is None:
             return x
-        own = next((at for domain, at in found.parts if domain == 0), found.back[:0])
-        return x.index_select(0, own.to(x.device))
+        count = dict(found.parts).get(0, 0)
+        return x.index_select(0, found.order[:count].to(x.device))
 
     def _load_from_state_dict(
         self, state_dict: MutableMapping[str, Any], prefix: str, *args: Any

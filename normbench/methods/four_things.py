@@ -82,7 +82,9 @@ class FourThings(RunningNorm):
             return self._weighed(x)
         self.check_batch(x)
         count = -(-x.shape[0] // self.ghost_size)
-        ghosts = x.tensor_split(count) if count > 1 else (x,)
+        size, more = divmod(x.shape[0], count)
+        # Not tensor_split, whose backward adds up a gradient of the whole batch for every part.
+        ghosts = torch.split(x, [size + 1] * more + [size] * (count - more)) if count > 1 else (x,)
         self.check_batch(ghosts[-1])  # the smallest
         found = [self._ghost(ghost) for ghost in ghosts]
         shares = [ghost.shape[0] / x.shape[0] for ghost in ghosts]

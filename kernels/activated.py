@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from normbench.kernels.channels import as_float, as_layout_of
+from normbench.kernels.channels import as_float
 
 aten: Any = torch.ops.aten
 
@@ -43,7 +43,7 @@ class _ActivatedBatchNorm(torch.autograd.Function):
         # Batch norm's backward with z in the input's place: x̂ = (z − beta)/scale, so its mean is
         # beta and its standard deviation the scale; the weight makes up for the true one.
         grad_x, grad_scale, grad_bias = aten.native_batch_norm_backward(
-            as_layout_of(grad_z, z), z, scale.square() * inverse_std, None, None, bias,
+            grad_z, z, scale.square() * inverse_std, None, None, bias,
             scale.reciprocal(), True, ctx.eps, (True, True, True),
         )  # fmt: skip
         return grad_x.to(y.dtype), grad_scale, grad_bias, None, None

@@ -38,6 +38,20 @@ def test_it_is_batch_norm_and_leaky_relu_with_torchs_gradients(shape, slope):
     torch.testing.assert_close(results[0], results[1])
 
 
+@pytest.mark.parametrize("x_last", [True, False])
+@pytest.mark.parametrize("probe_last", [True, False])
+def test_memory_formats_of_input_and_gradient_change_nothing(x_last, probe_last):
+    layer = with_parameters([1.5, -0.7, 0.2, -2.0], [0.3, -1.0, 2.0, 0.0])
+    x, probe = torch.randn(3, C, 4, 5).double(), torch.randn(3, C, 4, 5).double()
+    (expected,) = torch.autograd.grad(reference(layer, x.requires_grad_()), x, probe)
+    last = torch.channels_last
+    given = x.detach().contiguous(memory_format=last) if x_last else x.detach()
+    given.requires_grad_()
+    probe = probe.contiguous(memory_format=last) if probe_last else probe
+    (found,) = torch.autograd.grad(layer(given), given, probe)
+    torch.testing.assert_close(found, expected)
+
+
 def test_the_averages_are_batch_norms():
     layer, plain = build("inplace_abn", C, act=nn.ReLU()), nn.BatchNorm2d(C)
     for _ in range(3):

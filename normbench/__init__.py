@@ -18,12 +18,14 @@ _HOMES = {
     "swap": "normbench.surgery",
     "fold": "normbench.surgery",
     "norm_layer": "normbench.surgery",
+    "recalibrate": "normbench.recalibration",
     "load_suite": "normbench.suites",
     "run": "normbench.engine",
 }
 
 if TYPE_CHECKING:
     from normbench.engine import run as run
+    from normbench.recalibration import recalibrate as recalibrate
     from normbench.registry import build as build
     from normbench.registry import list_methods as list_methods
     from normbench.registry import register as register

@@ -77,7 +77,7 @@ def _table(entries: list[dict[str, Any]]) -> Iterator[str]:
 
 def _details(entry: dict[str, Any]) -> Iterator[str]:
     yield f"{entry['name']}: {entry['title']}"
-    yield f"family {entry['family']}" + ("".join(f", {trait}" for trait in _traits(entry)))
+    yield _wrapped(", ".join((f"family {entry['family']}", *_traits(entry))))
     if entry["summary"]:
         yield ""
         yield _wrapped(entry["summary"])

@@ -175,6 +175,11 @@ class Training(_Part):
     clip_grad_norm: Positive | None = None
     evaluations: Count = Field(default=4, description="points of the curve, on validation")
     eval_batch_size: Count = 500
+    recalibrate: Count | None = Field(
+        default=None,
+        description="training batches that running statistics are taken anew over (precise BN) "
+        "before a second test; adds recalibrated_test_accuracy",
+    )
     timeout_seconds: Positive = Field(
         default=600.0, description="wall time after which a cell counts as `timeout`"
     )
@@ -265,9 +270,16 @@ class Suite(_Part):
     claims: Annotated[tuple[Claim, ...], Field(strict=False)] = ()
 
     def config(self) -> Mapping[str, Any]:
-        """`Cell.config` of the suite's cells, every key present."""
+        """`Cell.config` of the suite's cells, every key present but `recalibrate`.
+
+        That one is there only where it is asked for: cells that do without keep the ids they had
+        before it existed.
+        """
         tune = self.tune.model_dump(mode="json", exclude_none=True) if self.tune else None
-        return {**self.training.model_dump(), "min_steps": self.min_steps, "tune": tune}
+        training = self.training.model_dump()
+        if training["recalibrate"] is None:
+            del training["recalibrate"]
+        return {**training, "min_steps": self.min_steps, "tune": tune}
 
 
 def json_schema() -> dict[str, Any]:

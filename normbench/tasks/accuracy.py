@@ -21,9 +21,18 @@ from torch import nn
 import normbench.networks  # noqa: F401  # registers our small networks into timm
 from normbench import data, registry, surgery
 from normbench.cells import Cell, Status
+from normbench.recalibration import recalibrate, statistics_layers
 from normbench.registry import TrainingPlan
 from normbench.tasks.outcome import Outcome
-from normbench.tasks.training import Checkpoint, Conditions, Diverged, evaluate, total_steps, train
+from normbench.tasks.training import (
+    Checkpoint,
+    Conditions,
+    Diverged,
+    evaluate,
+    micro_batches,
+    total_steps,
+    train,
+)
 
 PROTOCOL = 1
 
@@ -161,14 +170,39 @@ def _measure(training: _Training, progress: Progress, *, test: bool = True) -> O
         metrics |= {"test_accuracy": accuracy, "test_loss": loss}
         if not math.isfinite(loss):  # training was finite: the evaluation statistics are not
             status, reason = "diverged", f"the test loss is {loss}, while training was finite"
+    recalibrated: list[str] = []
+    if status == "ok" and test and config.get("recalibrate"):
+        found, recalibrated = _recalibrated(model, dataset, config, at)
+        metrics |= found
     if info.observe is not None:
         metrics |= info.observe(model)
     sizes = "/".join(str(len(s)) for s in (dataset.train, dataset.validation, dataset.test))
     notes = (f"data: {dataset.name}, {sizes} images",)
     return Outcome(
         status, reason, metrics, tuple(curve), slots=report.to_json(),
-        notes=(*notes, *report.notes), data_fingerprint=dataset.fingerprint,
+        notes=(*notes, *report.notes, *recalibrated), data_fingerprint=dataset.fingerprint,
     )  # fmt: skip
+
+
+def _recalibrated(
+    model: nn.Module, dataset: data.Dataset, config: Mapping[str, Any], at: Conditions
+) -> tuple[dict[str, float], list[str]]:
+    """Test metrics after precise batch norm over training batches; a note where nothing can be."""
+    if not any(True for _ in statistics_layers(model)):
+        return {}, ["there are no running statistics to recalibrate"]
+    try:
+        with at.autocast():
+            done = recalibrate(
+                model, micro_batches(dataset.train, at), at_most=config["recalibrate"]
+            )
+    except ValueError as refusal:  # layers whose statistics are not those of their input
+        return {}, [f"not recalibrated: {refusal}"]
+    accuracy, loss = evaluate(model, dataset.test, at, eval_batch_size=config["eval_batch_size"])
+    return {
+        "recalibrated_test_accuracy": accuracy,
+        "recalibrated_test_loss": loss,
+        "estimation_shift": done.mean_shift,
+    }, []
 
 
 def _spread(steps: int, count: int) -> set[int]:

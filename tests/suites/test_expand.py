@@ -42,6 +42,11 @@ def test_every_config_key_is_present(good: dict[str, Any]) -> None:
     assert cells(good)[0].config.keys() == CONFIG_KEYS
 
 
+def test_recalibration_is_in_the_config_only_where_it_is_asked_for(good: dict[str, Any]) -> None:
+    asked = cells(good, training={"samples": 5, "recalibrate": 200})[0].config
+    assert asked.keys() == CONFIG_KEYS | {"recalibrate"}
+
+
 def test_defaults_keep_300_steps(good: dict[str, Any]) -> None:
     assert cells(good)[0].config["min_steps"] == 300
 

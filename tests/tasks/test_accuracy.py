@@ -125,6 +125,22 @@ def test_record_says_which_data_it_saw() -> None:
     assert run(cell()).data_fingerprint == data.load("embedded:digits").fingerprint
 
 
+def test_recalibration_tests_a_second_time_and_changes_nothing_of_the_first() -> None:
+    plain, twice = run(cell()), run(cell(config={"recalibrate": 10}))
+    added = {"recalibrated_test_accuracy", "recalibrated_test_loss", "estimation_shift"}
+    assert set(twice.metrics) - set(plain.metrics) == added
+    assert twice.metrics["test_accuracy"] == plain.metrics["test_accuracy"]
+    # after 20 steps averages with momentum 0.1 still remember their start: taking them anew helps
+    assert twice.metrics["estimation_shift"] > 0.02
+    assert twice.metrics["recalibrated_test_loss"] < plain.metrics["test_loss"]
+
+
+def test_without_running_statistics_recalibration_is_a_note() -> None:
+    outcome = run(cell("group_norm", config={"recalibrate": 10}))
+    assert "recalibrated_test_accuracy" not in outcome.metrics
+    assert "there are no running statistics to recalibrate" in outcome.notes
+
+
 def test_tuning_looks_at_validation_and_records_every_trial(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

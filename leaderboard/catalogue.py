@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 1
+SCHEMA = 2
 DEFAULT_PATH = Path(__file__).parent / "catalogue.json"
 
 
@@ -67,6 +67,17 @@ class Method:
         return cls(name, name, "", "", "", None, (), "", False, False, known=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A question of the capability matrix."""
+
+    name: str
+    theme: str
+    heading: str
+    unit: str
+    description: str
+
+
 Catalogue = Mapping[str, Method]
 
 
@@ -80,9 +91,26 @@ def load(path: Path | None = None) -> dict[str, Method]:
         CatalogueError: if the file is missing (when named), is not JSON, has another schema
             version, or an entry lacks a key.
     """
+    data = _read(path)
+    try:
+        return {entry["name"]: _method(entry) for entry in data["methods"]}
+    except (KeyError, TypeError) as error:
+        raise CatalogueError(f"{path}: an entry lacks {error}; export it again") from None
+
+
+def load_probes(path: Path | None = None) -> tuple[Probe, ...]:
+    """The questions of the capability matrix, in its order; arguments and errors as `load`."""
+    data = _read(path)
+    try:
+        return tuple(Probe(**entry) for entry in data["probes"])
+    except (KeyError, TypeError) as error:
+        raise CatalogueError(f"{path}: the probes lack {error}; export it again") from None
+
+
+def _read(path: Path | None) -> dict[str, Any]:
     if path is None:
         if not DEFAULT_PATH.exists():
-            return {}
+            return {"methods": [], "probes": []}
         path = DEFAULT_PATH
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -93,10 +121,7 @@ def load(path: Path | None = None) -> dict[str, Method]:
     schema = data.get("schema") if isinstance(data, dict) else None
     if schema != SCHEMA:
         raise CatalogueError(f"{path}: catalogue schema is {schema!r}, expected {SCHEMA}")
-    try:
-        return {entry["name"]: _method(entry) for entry in data["methods"]}
-    except (KeyError, TypeError) as error:
-        raise CatalogueError(f"{path}: an entry lacks {error}; export it again") from None
+    return dict(data)
 
 
 def _method(entry: Mapping[str, Any]) -> Method:

@@ -16,6 +16,7 @@ import normbench
 from normbench.cells import digest
 from normbench.leaderboard import charts, equations
 from normbench.leaderboard.boards import METRIC, Board, contrasts, is_older
+from normbench.leaderboard.capabilities import Examined
 from normbench.leaderboard.catalogue import Catalogue, Method
 from normbench.leaderboard.chart_layout import axes_of
 from normbench.leaderboard.palette import Style, assign
@@ -35,6 +36,7 @@ class Content:
         rows: all records, older code and repeats included.
         questions: question by suite name, where the suite's file was at hand.
         problems: record files that could not be read.
+        examined: rows of the capability matrix, by method.
     """
 
     boards: tuple[Board, ...]
@@ -42,6 +44,7 @@ class Content:
     catalogue: Catalogue
     questions: Mapping[str, str]
     problems: tuple[str, ...]
+    examined: Mapping[str, Examined]
 
     @property
     def methods(self) -> list[Method]:
@@ -68,7 +71,10 @@ def render(content: Content) -> dict[str, str]:
     }
     for method in content.methods:
         pages[f"methods/{slug(method.name)}.html"] = environment.get_template("method.html").render(
-            root="../", method=method, results=_results(content, method, styles)
+            root="../",
+            method=method,
+            results=_results(content, method, styles),
+            examined=content.examined.get(method.name),
         )
     return pages
 

@@ -12,6 +12,7 @@ import polars as pl
 from normbench.leaderboard import boards as boards_
 from normbench.leaderboard import catalogue as catalogue_
 from normbench.leaderboard import charts, pages, sources
+from normbench.leaderboard.capabilities import examined
 from normbench.leaderboard.publish import NoRecordsError, SiteError, replacing
 from normbench.leaderboard.rows import read_rows
 
@@ -62,6 +63,7 @@ def build(
         catalogue=methods,
         questions=sources.questions(suites),
         problems=tuple(problems),
+        examined=examined(frame, catalogue_.load_probes(catalogue)),
     )
     with replacing(out) as folder:  # checks `out` before the work of rendering
         _write(folder, pages.render(content))

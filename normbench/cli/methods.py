@@ -16,7 +16,7 @@ from normbench.cli.plain_math import plain
 if TYPE_CHECKING:
     from normbench.registry import MethodInfo
 
-CATALOGUE_SCHEMA = 1
+CATALOGUE_SCHEMA = 2
 """Version of the shape of `methods --json`, which the site reads."""
 
 
@@ -48,8 +48,17 @@ def methods(
 
 def catalogue_json(infos: list[MethodInfo]) -> str:
     """The catalogue as the site reads it: sorted, so that equal catalogues are equal bytes."""
+    from normbench.capabilities import THEMES
+
     entries = sorted((info.to_json() for info in infos), key=lambda entry: str(entry["name"]))
-    content = {"schema": CATALOGUE_SCHEMA, "methods": entries}
+    probes = [
+        {
+            "name": probe.name, "theme": theme, "heading": probe.heading, "unit": probe.unit,
+            "description": probe.description,
+        }
+        for theme, of_theme in THEMES.items() for probe in of_theme
+    ]  # fmt: skip
+    content = {"schema": CATALOGUE_SCHEMA, "methods": entries, "probes": probes}
     return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 

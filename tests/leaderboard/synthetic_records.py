@@ -146,7 +146,17 @@ def catalogue_json() -> dict[str, Any]:
     """A catalogue of the methods above (batch_renorm is left out: a plugin, say)."""
     methods = {name: family for name, family, _ in METHODS.values() if name != "batch_renorm"}
     return {
-        "schema": 1,
+        "schema": 2,
+        "probes": [
+            {
+                "name": name,
+                "theme": "Batch",
+                "heading": name.replace("_", " "),
+                "unit": unit,
+                "description": f"Asks for {name}.",
+            }
+            for name, unit in (("batch_independent", ""), ("saved_bytes", "bytes/element"))
+        ],
         "methods": [_entry(name, family) for name, family in methods.items()],
     }
 

@@ -127,8 +127,8 @@ def test_files_that_are_no_suites_are_passed_over(tmp_path: Path) -> None:
     ("text", "problem"),
     [
         ("{", "not a JSON file"),
-        ('{"schema": 9, "methods": []}', "schema is 9, expected 1"),
-        ('{"schema": 1, "methods": [{"name": "x"}]}', "lacks 'citation'"),
+        ('{"schema": 9, "methods": []}', "schema is 9, expected 2"),
+        ('{"schema": 2, "methods": [{"name": "x"}]}', "lacks 'citation'"),
     ],
 )
 def test_a_bad_catalogue_is_named(tmp_path: Path, text: str, problem: str) -> None:

@@ -11,9 +11,11 @@ from oracles.formulas import (
     At,
     Result,
     divisor,
+    on_channels,
     oracle,
     over_batch,
     pooled,
+    weight_oracle,
 )
 
 
@@ -73,3 +75,76 @@ def decorrelated_batch_norm(x: Tensor, at: At) -> Result:
         return z / norm.sqrt()
 
     return whitened(x, at, inverse_root)
+
+
+def batch_mean(values: Tensor) -> Tensor:
+    """C means over N,*."""
+    return values.mean(over_batch(values))
+
+
+@oracle(
+    "mabn",
+    {"buffer_size": 2, "warmup": 0, "hold": 1, "rmax": 1.3, "eps": 0.1, "momentum": 0.5},
+    {"buffer_size": 1, "warmup": 3, "hold": 0},
+    exact_gradient=False,
+)
+def mabn(x: Tensor, at: At) -> Result:
+    if not at.training:
+        return at.affine(x / on_channels((at.state["running_square"] + at.eps).sqrt(), x))
+    step = int(at.state["num_batches_tracked"]) + 1
+    size, warmup = at.params["buffer_size"], at.params["warmup"]
+    alone = step <= size or step < warmup
+    row = step % size
+    squares, gradients = at.state["recent_squares"].clone(), at.state["recent_gradients"].clone()
+    squares[row] = batch_mean(x.detach().square())
+    chi = squares[row] if alone else squares.mean(0)
+    std = (chi + at.eps).sqrt()
+    z = x / on_channels(std, x)
+
+    def replaced(g: Tensor) -> Tensor:
+        gradients[row] = batch_mean(g * z.detach())
+        psi = gradients[row] if alone else gradients.mean(0)
+        return g - z.detach() * on_channels(psi, x)
+
+    z.register_hook(replaced)
+    r = std / (at.state["running_square"] + at.eps).sqrt()
+    r = r.clamp(1 / at.params["rmax"], at.params["rmax"])
+    if step <= max(at.params["hold"], warmup):
+        r = torch.ones_like(r)
+    state = {"recent_squares": squares, "recent_gradients": gradients}
+    return at.affine(on_channels(r, x) * z), state | at.moved("running_square", chi)
+
+
+@weight_oracle("mabn")
+def centred(weight: Tensor) -> Tensor:
+    flat = weight.flatten(1)
+    return (flat - flat.sum(1, keepdim=True) / flat.shape[1]).reshape(weight.shape)
+
+
+@oracle(
+    "power_norm",
+    {"warmup": 1, "momentum": 0.3, "gradient_momentum": 0.4, "eps": 0.1},
+    {"warmup": 0},
+    exact_gradient=False,
+)
+def power_norm(x: Tensor, at: At) -> Result:
+    running = at.state["running_square"]
+    if not at.training:
+        return at.affine(x / on_channels((running + at.eps).sqrt(), x))
+    step = int(at.state["num_batches_tracked"]) + 1
+    now = batch_mean(x.detach().square())
+    warm = step <= at.params["warmup"]
+    z = x / on_channels(((now if warm else running) + at.eps).sqrt(), x)
+    nu, share = at.state["running_gradient"].clone(), at.params["gradient_momentum"]
+
+    def replaced(g: Tensor) -> Tensor:
+        changed = g - on_channels(nu, x) * z.detach()
+        nu.add_(share * batch_mean(changed * z.detach()))
+        return changed
+
+    z.register_hook(replaced)
+    if warm:  # the authors' two updates, one after the other
+        running = running * (step - 1) / step + now / step
+    kept = 1 - at.params["momentum"]
+    running = kept * running + (1 - kept) * now
+    return at.affine(z), {"running_square": running, "running_gradient": nu}

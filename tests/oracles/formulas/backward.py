@@ -148,3 +148,57 @@ def power_norm(x: Tensor, at: At) -> Result:
     kept = 1 - at.params["momentum"]
     running = kept * running + (1 - kept) * now
     return at.affine(z), {"running_square": running, "running_gradient": nu}
+
+
+@oracle(
+    "online_norm",
+    {"momentum": 0.2, "gradient_momentum": 0.3, "eps": 0.1},
+    {"guard": "clamp", "momentum": 0.5, "gradient_momentum": 0.4},
+    {"guard": "none", "gradient_momentum": 0.9},
+    exact_gradient=False,
+)
+def online_norm(x: Tensor, at: At) -> Result:
+    mean, var = at.state["running_mean"], at.state["running_var"]
+    if not at.training:
+        z = (x - on_channels(mean, x)) / on_channels((var + at.eps).sqrt(), x)
+        return guarded(at.affine(z), at)
+    momentum, control = at.params["momentum"], at.params["gradient_momentum"]
+    u, v = at.state["control_u"].clone(), at.state["control_v"].clone()
+    means, deviations = [], []
+    for sample in x.detach().flatten(2):
+        means.append(mean)
+        deviations.append((var + at.eps).sqrt())
+        away = sample.mean(1) - mean
+        own = (sample - sample.mean(1, keepdim=True)).square().mean(1)
+        var = (1 - momentum) * (var + momentum * away**2) + momentum * own
+        mean = mean + momentum * away
+    entry = (x + 0).flatten(2)
+    z = (entry - torch.stack(means)[:, :, None]) / torch.stack(deviations)[:, :, None]
+
+    def without_z(gradient: Tensor) -> Tensor:
+        parts = []
+        for g, out in zip(gradient, z.detach(), strict=True):
+            parts.append(g - control * v[:, None] * out)
+            v.add_((parts[-1] * out).mean(1))
+        return torch.stack(parts)
+
+    def without_one(gradient: Tensor) -> Tensor:
+        parts = []
+        for g in gradient:
+            parts.append(g - control * u[:, None])
+            u.add_(parts[-1].mean(1))
+        return torch.stack(parts)
+
+    z.register_hook(without_z)
+    entry.register_hook(without_one)
+    state = {"running_mean": mean, "running_var": var, "control_u": u, "control_v": v}
+    return guarded(at.affine(z.reshape(x.shape)), at), state
+
+
+def guarded(a: Tensor, at: At) -> Tensor:
+    """Online normalization's guard: each sample by its root mean square, or limited to ±5."""
+    if at.params["guard"] == "clamp":
+        return a.clamp(-5, 5)
+    if at.params["guard"] == "none":
+        return a
+    return a / (a.square().mean(tuple(range(1, a.dim())), keepdim=True) + at.eps).sqrt()

@@ -19,7 +19,9 @@ LEFT = (0, 1, 3, 8, 9)
 
 LEGEND = """\
 One model stands for each family, which is a module of timm: the smallest that has a norm (models
-that timm made for its own tests come last; ties go by name).
+that timm made for its own tests come last; ties go by name). Each method is swapped into a fresh
+one, and the swap proves itself: no norm is left unless it is named here, every new layer runs,
+and so does backward. Another model: `normbench coverage --models NAME`.
 
 | column | meaning |
 |---|---|
@@ -30,6 +32,9 @@ that timm made for its own tests come last; ties go by name).
 | act | slots followed directly by an activation / activations that proxy_norm took over |
 | input | what the model was run on after the swap, batch first |
 | runs | what was proved on it: forward and backward in training, or why not |
+
+Two things that look like norms are none here and stay: global response norm (ConvNeXt V2), which
+adds its result to its input, and the unit-length queries and keys of some attentions.
 """
 
 
@@ -158,7 +163,7 @@ def _page(rows: Sequence[Coverage], command: str) -> Iterator[str]:
     versions = ", ".join(f"{name} {version}" for name, version in _versions().items())
     yield f"Made by `{command}` with {versions}."
     yield ""
-    yield "# timm's model families under surgery"
+    yield "# timm's model families"
     yield ""
     yield from _summary(rows)
     yield ""

@@ -7,6 +7,7 @@ fresh one: what is called is somebody else's code, and may leave anything behind
 from __future__ import annotations
 
 import collections
+import math
 import multiprocessing
 import os
 import resource
@@ -63,7 +64,7 @@ class _Running(Generic[Key]):
     key: Key
     process: ForkServerProcess
     connection: Connection[Any, Any]
-    began: float
+    began: float = math.inf  # until its process stands, which takes long where none stood before
 
 
 def call_each(
@@ -88,8 +89,8 @@ def call_each(
         while waiting or running:
             while waiting and len(running) < workers:
                 running.append(_start(*waiting.popleft(), function, limits))
-            first = min(run.began for run in running) + limits.seconds - time.monotonic()
-            wait([run.connection for run in running], timeout=max(first, 0.0))
+            left = min(run.began for run in running) + limits.seconds - time.monotonic()
+            wait([run.connection for run in running], min(max(left, 0.0), 60.0))
             for run in list(running):
                 if (ended := _look(run, limits)) is not None:
                     running.remove(run)
@@ -113,14 +114,17 @@ def _start(
     with no_main():
         process.start()
     theirs.close()
-    return _Running(key, process, ours, time.monotonic())
+    return _Running(key, process, ours)
 
 
 def _look(run: _Running[Key], limits: Limits) -> tuple[Any] | None:
-    """What became of a call, wrapped; None while it runs."""
+    """What became of a call, in a tuple; None while it runs."""
     try:
         if run.connection.poll():
-            return (run.connection.recv(),)
+            message: tuple[Any, ...] = run.connection.recv()
+            if message:
+                return message
+            run.began = time.monotonic()
     except (EOFError, OSError):
         run.process.join(10.0)
         if run.process.exitcode == MEMORY_EXIT:
@@ -151,11 +155,12 @@ def _serve(
         threading.Thread(target=watch, daemon=True).start()
     warnings.simplefilter("ignore")
     torch.set_num_threads(limits.threads)
+    connection.send(())
     try:
         value = function(*arguments)
     except Exception as error:
         value = Lost(" ".join(str(error).split()) or type(error).__name__)
-    connection.send(value)
+    connection.send((value,))
 
 
 def _end_with_memory(gigabytes: float) -> None:

@@ -214,7 +214,8 @@ def _follower(
         functional = sorted(other for other in others if other.startswith(FUNCTIONAL))
         return None, f"{' and '.join(functional)} cannot be removed" if functional else ""
     if len(names) > 1:
-        return None, f"{len(names)} activations read its output, {names[0]} and {names[1]} first"
+        some = ", ".join(names[:2]) + " …" * (len(names) > 2)
+        return None, f"{len(names)} activations follow it: {some}"
     (name,) = names
     if not all(readers):
         return None, f"activation {name} follows some of its outputs only"

@@ -115,3 +115,15 @@ def test_a_norm_called_twice_pairs_only_with_one_activation(
     report = surgery.swap(Twice(acts), "proxy_norm", example_input=torch.randn(2, 3, 8, 8))
     assert report.slots[0].activation == activation
     assert report.consumed_activations == consumed
+
+
+@pytest.mark.parametrize(("acts", "named"), [(2, "0, 1"), (3, "0, 1 …")])
+def test_activations_that_share_one_output_are_counted(acts: int, named: str) -> None:
+    class Branches(nn.ModuleList):
+        def forward(self, x: Tensor) -> Tensor:
+            return sum(act(x) for act in self)  # type: ignore[return-value]
+
+    model = nn.Sequential(nn.BatchNorm2d(3), Branches(nn.ReLU() for _ in range(acts)))
+    report = surgery.swap(model, "proxy_norm", example_input=torch.randn(2, 3, 8, 8))
+    named = ", ".join(f"1.{name}" for name in named.split(", "))
+    assert report.unconsumed == (("0", f"{acts} activations follow it: {named}"),)

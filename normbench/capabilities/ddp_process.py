@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 PROCESSES = 2
 
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds that the processes may take."""
 
 

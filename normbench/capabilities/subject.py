@@ -141,11 +141,14 @@ class Subject:
             yield
 
 
-def gradients(y: Tensor, layer: nn.Module, x: Tensor) -> list[Tensor]:
-    """Gradients of a random projection of `y` with respect to `x` and every parameter."""
-    probe = torch.randn(y.shape, dtype=torch.float64).to(y.device, y.dtype)
+def gradients(
+    y: Tensor, layer: nn.Module, x: Tensor, projection: Tensor | None = None
+) -> list[Tensor]:
+    """Gradients of a projection of `y`, random if none is given, to `x` and every parameter."""
+    if projection is None:
+        projection = torch.randn(y.shape, dtype=torch.float64).to(y.device, y.dtype)
     learned = [p for p in layer.parameters() if p.requires_grad]
-    return list(torch.autograd.grad(y, [x, *learned], probe, materialize_grads=True))
+    return list(torch.autograd.grad(y, [x, *learned], projection, materialize_grads=True))
 
 
 def change(new: Tensor, old: Tensor) -> float:

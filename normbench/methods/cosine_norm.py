@@ -17,6 +17,8 @@ Neural Networks", ICANN 2018, arXiv:1702.05870.
 
 from __future__ import annotations
 
+from itertools import chain
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,24 +27,8 @@ from normbench.kernels.channels import as_float
 from normbench.methods.none import NoNorm
 from normbench.registry import Citation, Param, RegistryError, register
 
-Sizes = tuple[int, ...]
 CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-KNOWN = tuple(c.forward for c in (nn.Conv1d, nn.Conv2d, nn.Conv3d))
-
-
-def is_same(conv: nn.Module) -> bool:
-    """Whether it is timm's Conv2dSame, by name: methods load without timm."""
-    kind = type(conv)
-    return kind.__name__ == "Conv2dSame" and kind.__module__.startswith("timm.layers.")
-
-
-def pad_same(x: Tensor, kernel: Sizes, stride: Sizes, dilation: Sizes) -> Tensor:
-    """Zeros around the maps until there are ⌈side/stride⌉ outputs, the odd one at the end."""
-    around: list[int] = []
-    for side, k, s, d in reversed(list(zip(x.shape[2:], kernel, stride, dilation, strict=True))):
-        missing = max((-(-side // s) - 1) * s + (k - 1) * d + 1 - side, 0)
-        around += [missing // 2, missing - missing // 2]
-    return F.pad(x, around)
+PLAIN = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
 
 
 class CosineConv(nn.Module):
@@ -59,19 +45,20 @@ class CosineConv(nn.Module):
 
     def __init__(self, conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, eps: float) -> None:
         super().__init__()
-        if type(conv).forward not in KNOWN and not is_same(conv):
+        # Told by its name: the catalogue is read without timm.
+        self.pads_same = type(conv).__name__ == "Conv2dSame"
+        if type(conv).forward not in PLAIN and not self.pads_same:
             raise RegistryError(f"cosine_norm cannot replace a {type(conv).__name__}")
         self.weight, self.bias, self.eps = conv.weight, conv.bias, eps
         self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
         self.kernel_size, self.stride, self.dilation = conv.kernel_size, conv.stride, conv.dilation
         self.groups, self.padding, self.padding_mode = conv.groups, conv.padding, conv.padding_mode
         self.around = list(conv._reversed_padding_repeated_twice)
-        self.pads_same = is_same(conv)
 
     def forward(self, x: Tensor) -> Tensor:
         """N,C,* to what the convolution gives: cosines, plus its bias."""
         if self.pads_same:
-            x = pad_same(x, self.kernel_size, self.stride, self.dilation)
+            x = F.pad(x, self._to_same(x))
         elif self.padding_mode != "zeros":
             x = F.pad(x, self.around, mode=self.padding_mode)
         weight = as_float(self.weight)
@@ -89,6 +76,16 @@ class CosineConv(nn.Module):
         if self.bias is None:
             return y
         return y + self.bias.view(-1, *[1] * (weight.dim() - 2)).to(y.dtype)
+
+    def _to_same(self, x: Tensor) -> list[int]:
+        """Padding of each side, last dim first, for ⌈size/stride⌉ outputs as in TensorFlow."""
+        missing = [
+            max((-(-size // s) - 1) * s + (k - 1) * d + 1 - size, 0)
+            for size, k, s, d in zip(
+                x.shape[2:], self.kernel_size, self.stride, self.dilation, strict=True
+            )
+        ]
+        return list(chain(*((total // 2, total - total // 2) for total in reversed(missing))))
 
     def _convolve(self, x: Tensor, weight: Tensor) -> Tensor:
         padding = self.padding if self.padding_mode == "zeros" else 0

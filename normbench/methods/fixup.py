@@ -50,7 +50,9 @@ def shift_input(conv: nn.Module, **_: object) -> ShiftedConv:
     """The replacement of a convolution, with its device and type."""
     weight = conv.weight
     assert isinstance(weight, Tensor)
-    return ShiftedConv(conv).to(device=weight.device, dtype=weight.dtype)
+    replacement = ShiftedConv(conv).to(device=weight.device, dtype=weight.dtype)
+    replacement.shift.requires_grad_(weight.requires_grad)  # frozen as the convolution
+    return replacement
 
 
 def initialize(model: nn.Module, slots: tuple[Slot, ...]) -> None:

@@ -49,9 +49,8 @@ class ScaledStandardized(nn.Module):
     def __init__(self, weight: Tensor, gamma: float) -> None:
         super().__init__()
         self.gamma = gamma
-        self.gain = nn.Parameter(
-            torch.ones_like(weight[(slice(None),) + (0,) * (weight.dim() - 1)])
-        )
+        ones = torch.ones_like(weight.detach().flatten(1)[:, 0])
+        self.gain = nn.Parameter(ones, requires_grad=weight.requires_grad)  # frozen as the weight
 
     def forward(self, weight: Tensor) -> Tensor:
         """For a weight of shape O,I,*; computed in float32 or wider."""
@@ -66,7 +65,7 @@ def standardize(conv: nn.Module, nonlinearity: str, **_: object) -> None:
     """Puts the parametrization on a convolution."""
     weight = conv.weight
     assert isinstance(weight, Tensor)
-    parametrization = ScaledStandardized(weight.detach(), GAMMAS[nonlinearity])
+    parametrization = ScaledStandardized(weight, GAMMAS[nonlinearity])
     parametrize.register_parametrization(conv, "weight", parametrization)
 
 

@@ -38,7 +38,8 @@ class Directed(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self.g = nn.Parameter(weight.detach().flatten(1).norm(dim=1))
+        length = weight.detach().flatten(1).norm(dim=1)
+        self.g = nn.Parameter(length, requires_grad=weight.requires_grad)  # frozen as the weight
 
     def forward(self, weight: Tensor) -> Tensor:
         """g·v/‖v‖ for a weight of shape O,I,*; computed in float32 or wider."""

@@ -29,6 +29,7 @@ CONVS = [
     nn.Conv2d(4, 8, 3, groups=4),
     nn.Conv2d(4, 6, 1),
     Conv2dSame(4, 6, 3, stride=2),
+    Conv2dSame(4, 6, (2, 5), stride=(3, 1), dilation=2),
 ]
 
 

@@ -233,3 +233,12 @@ def test_compiled_convolutions_are_the_same(method):
     compiled = torch.compile(conv, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x), conv(x))
     assert parametrize.is_parametrized(conv)
+
+
+@pytest.mark.parametrize("method", [*METHODS, "fixup"])
+def test_a_frozen_convolution_stays_frozen(method):
+    conv = nn.Conv2d(3, 4, 3).requires_grad_(False)
+    weight_side = registry.get(method).weight
+    assert weight_side is not None
+    conv = weight_side(conv, **registry.resolve_params(method)) or conv
+    assert not any(p.requires_grad for p in conv.parameters())

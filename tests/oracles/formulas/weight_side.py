@@ -118,3 +118,8 @@ def fixup(x: Tensor, at: At) -> Result:
 @weight_oracle("fixup")
 def as_it_is(weight: Tensor) -> Tensor:
     return 1 * weight
+
+
+# A layer on its own knows no convolution and is batch norm; one behind a convolution is held
+# against the paper's equations in tests/methods/test_cross_iteration_bn.py.
+oracle("cross_iteration_bn", {"momentum": 0.5, "eps": 0.1})(batch_norm)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from normbench.registry import RegistryError
+from normbench.registry import UnsupportedError
 
 if TYPE_CHECKING:
     from normbench.surgery.report import Slot
@@ -48,7 +48,7 @@ def residual_branches(model: nn.Module, slots: Iterable[Slot], method: str) -> l
         method: for the message.
 
     Raises:
-        RegistryError: if there are none.
+        UnsupportedError: if there are none.
     """
     ran = sorted((s for s in slots if s.values_per_sample), key=lambda slot: slot.order)
     names = [slot.name for slot in ran]
@@ -59,7 +59,7 @@ def residual_branches(model: nn.Module, slots: Iterable[Slot], method: str) -> l
     found = {block: _branch(block, ran) for block in blocks}
     branches = [Branch(block, inner) for block, inner in found.items() if inner]
     if not branches:
-        raise RegistryError(
+        raise UnsupportedError(
             f"{method} needs residual branches, and none can be told in {type(model).__name__}: no "
             "slot has a gamma of zeros (timm's zero_init_last), no block says has_skip, and none "
             "is a BasicBlock or Bottleneck with a downsample"

@@ -16,6 +16,10 @@ class RegistryError(ValueError):
     """A user's mistake about methods: unknown name, unknown parameter, value out of bounds."""
 
 
+class UnsupportedError(RegistryError):
+    """A model that a method refuses by definition: its cells end `unsupported`, not `error`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Citation:
     """Where a method comes from. `arxiv` is the bare id, `1502.03167`."""

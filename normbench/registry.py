@@ -23,10 +23,17 @@ from typing import Any, TypeVar
 from torch import nn
 
 from normbench.codehash import module_hash
-from normbench.method_info import Citation, MethodInfo, Param, RegistryError, TrainingPlan
+from normbench.method_info import (
+    Citation,
+    MethodInfo,
+    Param,
+    RegistryError,
+    TrainingPlan,
+    UnsupportedError,
+)
 
 __all__ = [
-    "Citation", "MethodInfo", "Param", "RegistryError", "TrainingPlan", "build", "get",
+    "Citation", "MethodInfo", "Param", "RegistryError", "TrainingPlan", "UnsupportedError", "build", "get",
     "list_methods", "nearest", "parse_variant", "register", "resolve_params", "variant",
 ]  # fmt: skip
 

@@ -174,6 +174,8 @@ def _status(error: Exception) -> Status:
     words = str(error).lower()
     if isinstance(error, RuntimeError) and any(phrase in words for phrase in _MEMORY_WORDS):
         return "oom"
+    if isinstance(error, registry.UnsupportedError):
+        return "unsupported"
     if isinstance(error, ValueError) and REFUSAL in words:
         return "unsupported"
     return "error"

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from normbench.kernels.channels import as_float
 from normbench.methods.none import NoNorm
-from normbench.registry import Citation, Param, RegistryError, register
+from normbench.registry import Citation, Param, UnsupportedError, register
 
 CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 PLAIN = (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward)
@@ -40,7 +40,7 @@ class CosineConv(nn.Module):
         eps: added to both squared norms.
 
     Raises:
-        RegistryError: for a subclass with a forward of its own.
+        UnsupportedError: for a subclass with a forward of its own.
     """
 
     def __init__(self, conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, eps: float) -> None:
@@ -48,7 +48,7 @@ class CosineConv(nn.Module):
         # Told by its name: the catalogue is read without timm.
         self.pads_same = type(conv).__name__ == "Conv2dSame"
         if type(conv).forward not in PLAIN and not self.pads_same:
-            raise RegistryError(f"cosine_norm cannot replace a {type(conv).__name__}")
+            raise UnsupportedError(f"cosine_norm cannot replace a {type(conv).__name__}")
         self.weight, self.bias, self.eps = conv.weight, conv.bias, eps
         self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
         self.kernel_size, self.stride, self.dilation = conv.kernel_size, conv.stride, conv.dilation

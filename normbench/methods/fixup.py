@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from normbench.kernels.branches import preceding_convolution, residual_branches
 from normbench.kernels.channels import ChannelNorm
-from normbench.registry import Citation, RegistryError, register
+from normbench.registry import Citation, UnsupportedError, register
 
 if TYPE_CHECKING:
     from normbench.surgery.report import Slot
@@ -59,7 +59,7 @@ def initialize(model: nn.Module, slots: tuple[Slot, ...]) -> None:
     """Scales and zeroes weights, and keeps multipliers where residual branches end.
 
     Raises:
-        RegistryError: if no residual branch can be told, or not which convolutions are in one.
+        UnsupportedError: if no residual branch can be told, or not which convolutions are in one.
     """
     branches = residual_branches(model, slots, "fixup")
     layers = {slot.name: _layer(model, slot.name) for slot in slots}
@@ -85,7 +85,7 @@ def _layer(model: nn.Module, name: str) -> Fixup | None:
 def _convolution(model: nn.Module, slot: str) -> Any:
     conv = preceding_convolution(model, slot)
     if conv is None:
-        raise RegistryError(f"fixup cannot tell which convolution {slot} follows")
+        raise UnsupportedError(f"fixup cannot tell which convolution {slot} follows")
     return conv
 
 

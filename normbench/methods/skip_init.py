@@ -31,7 +31,7 @@ def close_branches(model: nn.Module, slots: tuple[Slot, ...]) -> None:
     """Zeroes alpha where a residual branch ends and removes it elsewhere.
 
     Raises:
-        RegistryError: if no residual branch can be told.
+        UnsupportedError: if no residual branch can be told.
     """
     ends = {branch.slots[-1] for branch in residual_branches(model, slots, "skip_init")}
     for slot in slots:

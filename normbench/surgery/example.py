@@ -10,8 +10,11 @@ from torch import nn
 
 from normbench.surgery.report import SurgeryError
 
-SMALL_SIDES = (64, 128)
-"""Sides tried before the configured one: slots and their order do not depend on the size."""
+SMALL_SIDES = (64, 128, 84)
+"""Sides tried before the configured one: slots and their order do not depend on the size.
+
+84 is for patches of 14, which divide no power of two.
+"""
 
 BATCH = 2
 """Samples watched: the smallest batch that has batch statistics everywhere."""
@@ -39,7 +42,7 @@ def candidates(model: nn.Module, example_input: torch.Tensor | None) -> Iterator
     built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
     sizes = [*sides, tuple(built_for or ()), (height, width)]
     if config.get("fixed_input_size"):
-        sizes = sizes[2:]
+        sizes = sizes[len(SMALL_SIDES) :]
     generator = torch.Generator().manual_seed(0)  # leaves the global generator alone
     for size, depth in product(dict.fromkeys(size for size in sizes if size), channels):
         image = torch.randn(BATCH, depth, *size, generator=generator)

@@ -92,6 +92,19 @@ def test_the_example_has_the_channels_the_model_was_built_for(channels: int) -> 
     assert report.input_shape == (2, channels, 64, 64)
 
 
+def test_patches_of_14_are_watched_at_a_small_size_too() -> None:
+    options = {"patch_size": 14, "img_size": 518, "dynamic_img_size": True}
+    model = timm.create_model("test_vit", **options)
+    model.patch_embed.img_size = None  # built for any size, as DeepSeek's is
+    assert surgery.swap(model, "layer_norm_channels").input_shape == (2, 3, 84, 84)
+
+
+def test_a_fixed_input_size_is_the_only_one_tried() -> None:
+    model = timm.create_model("test_resnet")
+    model.pretrained_cfg["fixed_input_size"] = True
+    assert surgery.swap(model, "group_norm").input_shape == (2, 3, 160, 160)
+
+
 def test_a_configuration_may_name_no_first_convolution() -> None:
     """As CSATv2's does, which begins with a cosine transform."""
     model = timm.create_model("test_resnet")

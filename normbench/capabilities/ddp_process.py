@@ -1,4 +1,4 @@
-"""One of the processes of the DDP probe (parallel.py), run as a script: it needs torch alone.
+"""One of the processes of the DDP probe (parallel.py), run as a script to start quickly.
 
 It ends when the process that started it does, since its standard input closes then.
 """
@@ -36,7 +36,11 @@ def main(folder: str, rank: int) -> None:
     from torch.nn.parallel import DistributedDataParallel
 
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    model, batches = torch.load(Path(folder, "work.pt"), weights_only=False)
+    model, weight_side, batches = torch.load(Path(folder, "work.pt"), weights_only=False)
+    if weight_side is not None:
+        from normbench.surgery import weights
+
+        weights.take_over(model, *weight_side)
     store = Path(folder, "store")
     dist.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=PROCESSES,

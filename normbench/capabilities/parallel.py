@@ -10,15 +10,20 @@ import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
+from normbench import registry
 from normbench.capabilities import ddp_process
 from normbench.capabilities.ddp_process import PATIENCE, PROCESSES, gradients
 from normbench.capabilities.probe import Answer, NotMeasured, probe
 from normbench.capabilities.subject import Subject, change
 from normbench.capabilities.weights import network
+from normbench.registry import MethodInfo
+from normbench.surgery import weights
 
 STEPS = 2
 """The second step starts from buffers that the first has changed and DDP has made equal."""
@@ -28,7 +33,8 @@ AGREES = 1e-5
 
 POLL_SECONDS = 0.05
 
-Work = tuple[nn.Module, list[list[Tensor]]]
+WeightSide = tuple[MethodInfo, dict[str, Any]]
+Work = tuple[nn.Module, WeightSide | None, list[list[Tensor]]]
 
 
 @probe("DDP", slow=True)
@@ -45,7 +51,7 @@ def ddp_averages(subject: Subject) -> Answer:
     subject.operate(model, x)
     batches = [list(x.double().chunk(PROCESSES)) for _ in range(STEPS)]
     expected = _in_one_process(copy.deepcopy(model.double()), batches)
-    found = _in_processes((model, batches))
+    found = _in_processes((model, _take_off(subject, model), batches))
     if isinstance(found, str):
         _expect_ddp()
         return Answer(False, found)
@@ -54,6 +60,14 @@ def ddp_averages(subject: Subject) -> Answer:
     if by[worst] > AGREES:
         return Answer(False, f"the gradient of {worst} is off by {by[worst]:.2g}")
     return Answer(True)
+
+
+def _take_off(subject: Subject, model: nn.Module) -> WeightSide | None:
+    """Undo the method's weight side, for the processes to put on: torch cannot pickle it."""
+    if not any(parametrize.is_parametrized(module) for module in model.modules()):
+        return None
+    weights.undo(model)
+    return subject.info, registry.resolve_params(subject.method, subject.params)
 
 
 def _in_one_process(model: nn.Module, batches: list[list[Tensor]]) -> dict[str, Tensor]:
@@ -68,7 +82,7 @@ def _in_one_process(model: nn.Module, batches: list[list[Tensor]]) -> dict[str, 
 def _expect_ddp() -> None:
     """Tell a layer that does not work under DDP from a machine on which nothing does."""
     batch = torch.randn(2, 2, dtype=torch.float64)
-    fault = _in_processes((nn.Linear(2, 2).double(), [[batch] * PROCESSES]))
+    fault = _in_processes((nn.Linear(2, 2).double(), None, [[batch] * PROCESSES]))
     if isinstance(fault, str):
         raise NotMeasured(f"missing: DistributedDataParallel does not work here: {fault}")
 

@@ -462,7 +462,9 @@ def test_compiled(answer: Callable[..., Answer], method: str | type[Layer], valu
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "value"), [("batch_norm", True), (Unused, False)])
+@pytest.mark.parametrize(
+    ("method", "value"), [("batch_norm", True), ("weight_standardization", True), (Unused, False)]
+)
 def test_ddp(answer: Callable[..., Answer], method: str | type[Layer], value: bool) -> None:
     found = answer(parallel.ddp_averages, method)
     assert found.value is value, found

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normbench.kernels.channels import HALF
+from normbench.kernels.kept import kept
 
 Limit = Tensor | float
 
@@ -39,8 +40,8 @@ class _BatchRenorm(torch.autograd.Function):
         mean, var = torch.batch_norm_update_stats(wide, None, None, 0.0)
         inverse_std = torch.rsqrt(var + eps)
         std = inverse_std.reciprocal()
-        r = _clip(std / running_std, 1 / rmax, rmax)
-        d = _clip((mean - running_mean) / running_std, -dmax, dmax)
+        r = kept(_clip(std / running_std, 1 / rmax, rmax))
+        d = kept(_clip((mean - running_mean) / running_std, -dmax, dmax))
         scale, shift = weight * r, torch.addcmul(bias, weight, d)
         ctx.save_for_backward(x, r, d, scale, mean, inverse_std)
         ctx.eps = eps

@@ -33,8 +33,8 @@ from normbench.method_info import (
 )
 
 __all__ = [
-    "Citation", "MethodInfo", "Param", "RegistryError", "TrainingPlan", "UnsupportedError", "build", "get",
-    "list_methods", "nearest", "parse_variant", "register", "resolve_params", "variant",
+    "Citation", "MethodInfo", "Param", "RegistryError", "TrainingPlan", "UnsupportedError", "build",
+    "get", "list_methods", "nearest", "parse_variant", "register", "resolve_params", "variant",
 ]  # fmt: skip
 
 ENTRY_POINT_GROUP = "normbench.methods"

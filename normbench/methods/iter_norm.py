@@ -71,7 +71,7 @@ class IterNorm(WhiteningNorm):
         """P_T/√tr Σ, about Σ^(−½)."""
         identity = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
         sigma = covariance + self.eps * identity
-        trace = sigma.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
+        trace = (sigma * identity).sum((-2, -1), keepdim=True)
         scaled = sigma / trace  # eigenvalues up to 1, where the iteration converges
         root, p = scaled, identity.expand_as(scaled)
         for _ in range(self.iterations):

@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from normbench.kernels.kept import kept
 from normbench.kernels.running import RunningNorm
 from normbench.registry import Citation, Param, register
 
@@ -61,7 +62,7 @@ class MovingAverageNorm(RunningNorm):
             return self.normalize_by_running(x)
         self.check_batch(x)
         # The backward reads the averages again: hand it copies, as the originals move on below.
-        mean, var = self.running_mean.clone(), self.running_var.clone()
+        mean, var = kept(self.running_mean.clone()), kept(self.running_var.clone())
         y = torch.batch_norm(x, self.weight, self.bias, mean, var, False, 0.0, self.eps, False)
         with torch.no_grad():  # the native op for its update of the averages alone
             self.num_batches_tracked.add_(1)

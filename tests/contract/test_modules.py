@@ -84,6 +84,27 @@ def test_traced_through_autograd_it_is_the_same(case):
     torch.testing.assert_close(a.grad, b.grad)
 
 
+# Parameters with which a layer uses its running state while it trains.
+IN_USE = {"batch_renorm": {"hold": 0, "rmax_full": 0, "dmax_full": 0}}
+
+
+@pytest.mark.slow
+def test_compiled_by_inductor_gradients_and_state_are_the_same_over_steps(case):
+    """A compiled backward may recompute from buffers that the forward has moved on since."""
+    torch.compiler.reset()
+    layer = case.build(**IN_USE.get(case.name, {}))
+    compiled = torch.compile(copy.deepcopy(layer), fullgraph=True)
+    for _ in range(3):
+        a = (3 * torch.randn(4, 16, 5, 5) + 1).requires_grad_()
+        b = a.detach().clone().requires_grad_()
+        compiled(a).pow(3).sum().backward()
+        layer(b).pow(3).sum().backward()
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        dict(compiled._orig_mod.state_dict()), dict(layer.state_dict()), rtol=1e-4, atol=1e-4
+    )
+
+
 def test_the_activation_is_applied_by_owners_and_ignored_by_others(case):
     probe = Probe()
     layer = registry.build(case.name, 16, act=probe)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from normbench.capabilities import (
     batches,
     costs,
+    flops,
     invariances,
     numerics,
     parallel,
@@ -42,7 +43,7 @@ THEMES: dict[str, tuple[Probe, ...]] = {
     ),
     "Cost": (
         costs.saved_bytes, costs.parameters_per_channel, costs.buffers_per_channel,
-        costs.passes_forward, costs.passes_backward, costs.time_ratio,
+        flops.flops_per_element, costs.passes_forward, costs.passes_backward, costs.time_ratio,
     ),
 }  # fmt: skip
 """All probes, in the order that tables have."""

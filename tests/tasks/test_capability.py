@@ -24,6 +24,7 @@ from normbench.capabilities import (
     Subject,
     batches,
     costs,
+    flops,
     invariances,
     numerics,
     parallel,
@@ -392,6 +393,31 @@ def test_passes_over_the_activation(answers: Answers) -> None:
     assert [e["passes_forward"].value for e in forward.values()] == [1, 2, 7]
     assert [e["passes_forward" + ALONE].value for e in forward.values()] == [0, 1, 6]
     assert answers(costs.passes_backward, "batch_norm")["passes_backward"].value == 2
+
+
+class Convolves(Layer):
+    """A 1×1 convolution as a matrix product: 2·8 per element with 8 channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (torch.eye(8) @ x.flatten(2)).reshape(x.shape)
+
+
+@pytest.mark.parametrize(
+    ("method", "with_relu", "alone"),
+    # batch norm: sum; subtract, square, add; scale, shift
+    [("none", 1, 0), ("batch_norm", 7, 6), (SixPasses, 7, 6), (Convolves, 17, 16)],
+)
+def test_flops_are_counted(
+    answers: Answers, method: str | type[Layer], with_relu: float, alone: float
+) -> None:
+    entries = answers(flops.flops_per_element, method)
+    assert entries["flops_per_element"].value == with_relu
+    assert entries["flops_per_element" + ALONE].value == alone
+
+
+def test_an_op_that_cannot_be_counted_is_named(answers: Answers) -> None:
+    entry = answers(flops.flops_per_element, MixesChannels)["flops_per_element"]
+    assert entry == Answer(None, "missing: no count for roll")
 
 
 def test_time_is_relative_to_batch_norm(answers: Answers) -> None:

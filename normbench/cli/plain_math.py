@@ -10,16 +10,21 @@ _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|\s+|.", re.S)
 _SYMBOLS = {
     "alpha": "α", "beta": "β", "gamma": "γ", "delta": "δ", "epsilon": "ε", "varepsilon": "ε",
     "theta": "θ", "kappa": "κ", "lambda": "λ", "mu": "μ", "nu": "ν", "xi": "ξ", "pi": "π",
-    "rho": "ρ", "sigma": "σ", "tau": "τ", "phi": "φ", "varphi": "φ", "psi": "ψ", "omega": "ω",
+    "rho": "ρ", "sigma": "σ", "tau": "τ", "phi": "φ", "varphi": "φ", "chi": "χ", "psi": "ψ",
+    "omega": "ω",
     "Sigma": "Σ", "Lambda": "Λ", "Phi": "Φ", "sum": "Σ", "prod": "Π", "partial": "∂",
     "sim": "~", "cdot": "·", "times": "×", "odot": "⊙", "pm": "±", "le": "≤", "leq": "≤",
     "ge": "≥", "geq": "≥", "neq": "≠", "approx": "≈", "in": "∈", "infty": "∞", "to": "→",
-    "top": "ᵀ", "ldots": "…", "dots": "…", "cdots": "…",
+    "top": "ᵀ", "Vert": "‖", "lfloor": "⌊", "rfloor": "⌋", "ldots": "…", "dots": "…", "cdots": "…",
     "quad": "\n", "qquad": "\n",
 }  # fmt: skip
-_ACCENTS = {"hat": "\u0302", "widehat": "\u0302", "tilde": "\u0303", "bar": "\u0304"}
+_ACCENTS = {
+    "hat": "\u0302", "widehat": "\u0302", "tilde": "\u0303", "bar": "\u0304",
+    "overline": "\u0304", "dot": "\u0307",
+}  # fmt: skip
 _STYLES = {"mathrm", "mathbb", "mathcal", "mathbf", "boldsymbol", "text", "operatorname"}
 _SIZES = {"left", "right", "big", "Big", "bigl", "bigr", "Bigl", "Bigr", "bigg", "Bigg"}
+_PRODUCT = re.compile(r"[^\W\d_]{2,}|[^√(]+√.*")
 _RAISED = str.maketrans("0123456789+-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻")
 
 
@@ -29,7 +34,7 @@ def plain(latex: str) -> str:
     >>> plain(r"y = \frac{x-\mu}{\sigma}")
     'y = (x-μ)/σ'
     """
-    text = _group(iter(_TOKEN.findall(latex)))
+    text = re.sub(r"([‖⌊]) +", r"\1", _group(iter(_TOKEN.findall(latex))))
     lines = (" ".join(line.split()) for line in text.split("\n"))
     return "\n".join(line for line in lines if line)
 
@@ -57,15 +62,19 @@ def _one(token: str, tokens: Iterator[str]) -> str:
     if token == "^":
         power = _argument(tokens)
         return power.translate(_RAISED) if re.fullmatch(r"[-+\d]+", power) else f"^{_atom(power)}"
+    if token == "_":
+        return f"_{_atom(_argument(tokens))}"
     if not token.startswith("\\"):
         return token
     name = token[1:]
     if name in ("frac", "tfrac", "dfrac"):
-        return f"{_atom(_argument(tokens))}/{_atom(_argument(tokens))}"
+        above, below = _argument(tokens), _argument(tokens)
+        return f"{_atom(above)}/{f'({below})' if _PRODUCT.fullmatch(below) else _atom(below)}"
     if name == "sqrt":
         return f"√({_argument(tokens)})"
     if name in _ACCENTS:
-        return _argument(tokens) + _ACCENTS[name]
+        below = _argument(tokens)
+        return below + _ACCENTS[name] if len(below) == 1 else f"⟨{below}⟩"
     if name in _STYLES:
         return _argument(tokens)
     if name in _SIZES:

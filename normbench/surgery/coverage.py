@@ -153,8 +153,8 @@ def families(pattern: str = "*") -> dict[str, list[str]]:
     """Names of the models that match, by family.
 
     Args:
-        pattern: shell pattern of model names, or the name of one family. `*` is all of timm, without
-            models that others have registered with it.
+        pattern: shell pattern of model names, or the name of one family. `*` is all of timm,
+            without the models that others have registered with it.
 
     Raises:
         CoverageError: if nothing matches, with the nearest name.

@@ -18,9 +18,7 @@ LEFT = (("norm", "LayerNorm: it normalizes over several dimensions at once, (8, 
 
 
 def test_every_model_of_timm_belongs_to_one_family_and_no_other_models_do() -> None:
-    importlib.import_module(
-        "normbench.networks tests.test_networks.py"
-    )  # registers models of its own with timm
+    importlib.import_module("normbench.networks")  # registers models of its own with timm
     names = [name for members in coverage.families().values() for name in members]
     own = set(timm.list_models(module="networks"))
     assert own

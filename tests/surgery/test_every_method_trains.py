@@ -25,7 +25,7 @@ FAMILIES = (
 
 
 def train(model: nn.Module, method: str, side: int) -> list[float]:
-    """Losses of ten SGD steps on random images, small ones: some methods leave activations large."""
+    """Losses of ten SGD steps on random images; small steps, as not every method normalizes."""
     info = registry.get(method)
     if info.prepare is not None:
         info.prepare(model, TrainingPlan(total_steps=STEPS))

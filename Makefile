@@ -90,7 +90,7 @@ gpu-cells: .venv/run ## refresh the cells that `make gpu` reads from suites/smal
 .PHONY: constraints
 constraints: .venv/dev ## resolve pyproject.toml anew into constraints.txt (all extras, newest versions)
 	mkdir -p build
-	$(BIN)/python -m pip install --dry-run --ignore-installed --quiet --report build/report.json '.[dev,ray,browser]'
+	$(BIN)/python -m pip install --dry-run --ignore-installed --quiet --report build/report.json '.[dev,onnx,ray,browser]'
 	$(BIN)/python scripts/constraints.py build/report.json
 
 .PHONY: clean

@@ -98,12 +98,11 @@ def _without_dynamic_batch(layer: nn.Module, x: Tensor, refused: Exception) -> s
 def onnx_agrees(subject: Subject) -> Answer:
     """torch.onnx exports the layer in evaluation, and onnxruntime computes the same values.
 
-    To a relative difference of 1e-4. Needs the packages onnx, onnxscript and onnxruntime, which
-    normbench does not install.
+    To a relative difference of 1e-4. Needs the packages of the extra `onnx`.
     """
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise NotMeasured(f"missing: package {', '.join(missing)} is not installed")
+        raise NotMeasured(f"missing: package {', '.join(missing)} is not installed (normbench[onnx])")
     layer, x = subject.layer().eval().cpu(), subject.images().cpu()
     with _quietly(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "layer.onnx")

@@ -16,8 +16,8 @@ import normbench
 from normbench.cells import digest
 from normbench.leaderboard import charts, equations
 from normbench.leaderboard.boards import METRIC, Board, contrasts, is_older
-from normbench.leaderboard.capabilities import Examined
-from normbench.leaderboard.catalogue import Catalogue, Method
+from normbench.leaderboard.capabilities import Matrix, best
+from normbench.leaderboard.catalogue import Catalogue, Method, Probe
 from normbench.leaderboard.chart_layout import axes_of
 from normbench.leaderboard.palette import Style, assign
 from normbench.leaderboard.provenance import conditions, summarise
@@ -36,7 +36,7 @@ class Content:
         rows: all records, older code and repeats included.
         questions: question by suite name, where the suite's file was at hand.
         problems: record files that could not be read.
-        examined: rows of the capability matrix, by method.
+        matrices: what methods can do; empty if no record says.
     """
 
     boards: tuple[Board, ...]
@@ -44,7 +44,7 @@ class Content:
     catalogue: Catalogue
     questions: Mapping[str, str]
     problems: tuple[str, ...]
-    examined: Mapping[str, Examined]
+    matrices: tuple[Matrix, ...]
 
     @property
     def methods(self) -> list[Method]:
@@ -69,12 +69,17 @@ def render(content: Content) -> dict[str, str]:
             root="../", counts=_counts(content.rows)
         ),
     }
+    if content.matrices:
+        pages["capabilities.html"] = environment.get_template("capabilities.html").render(
+            root="", themes=_themes(content.matrices)
+        )
+    examined = best(row for matrix in content.matrices for row in matrix.rows)
     for method in content.methods:
         pages[f"methods/{slug(method.name)}.html"] = environment.get_template("method.html").render(
             root="../",
             method=method,
             results=_results(content, method, styles),
-            examined=content.examined.get(method.name),
+            examined=examined.get(method.name),
         )
     return pages
 
@@ -140,6 +145,15 @@ def _results(content: Content, method: Method, styles: Mapping[str, Style]) -> l
         for board in content.boards
         if any(v.method == method.name for v in board.variants)
     ]
+
+
+def _themes(matrices: Sequence[Matrix]) -> dict[str, list[Probe]]:
+    """The probes that any of the matrices has, each once."""
+    themes: dict[str, list[Probe]] = defaultdict(list)
+    for matrix in matrices:
+        for theme, probes in matrix.themes.items():
+            themes[theme] += [probe for probe in probes if probe not in themes[theme]]
+    return dict(themes)
 
 
 def _counts(rows: Sequence[Row]) -> dict[str, int]:

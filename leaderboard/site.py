@@ -12,7 +12,7 @@ import polars as pl
 from normbench.leaderboard import boards as boards_
 from normbench.leaderboard import catalogue as catalogue_
 from normbench.leaderboard import charts, pages, sources
-from normbench.leaderboard.capabilities import examined
+from normbench.leaderboard.capabilities import matrices
 from normbench.leaderboard.publish import NoRecordsError, SiteError, replacing
 from normbench.leaderboard.rows import read_rows
 
@@ -63,7 +63,7 @@ def build(
         catalogue=methods,
         questions=sources.questions(suites),
         problems=tuple(problems),
-        examined=examined(frame, catalogue_.load_probes(catalogue)),
+        matrices=matrices(frame, catalogue_.load_probes(catalogue), methods),
     )
     with replacing(out) as folder:  # checks `out` before the work of rendering
         _write(folder, pages.render(content))

@@ -39,18 +39,29 @@ _FOLDERS = {
 }
 
 
-def pytest_configure(config: pytest.Config) -> None:
+def _prepare() -> Path | None:
     """Settings and folders, made once and inherited by the worker processes of pytest-xdist."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        return
+        return None
     scratch = Path(tempfile.mkdtemp(prefix="normbench-tests-"))
-    config.add_cleanup(lambda: shutil.rmtree(scratch, ignore_errors=True))
     os.environ.update(_SETTINGS)
     for variable, name in _FOLDERS.items():
         (scratch / name).mkdir(exist_ok=True)
         os.environ[variable] = str(scratch / name)
     for variable in ("WANDB_API_KEY", "WANDB_BASE_URL", "RAY_ADDRESS"):
         os.environ.pop(variable, None)
+    return scratch
+
+
+# Not in a hook: where a folder of tests is named, its conftest.py, which may import torch, is
+# loaded after this file but before any hook of this file is called.
+_SCRATCH = _prepare()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Take the folders away at the end."""
+    if _SCRATCH is not None:
+        config.add_cleanup(lambda: shutil.rmtree(_SCRATCH, ignore_errors=True))
 
 
 def pytest_sessionstart() -> None:

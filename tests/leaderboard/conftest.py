@@ -42,9 +42,9 @@ def study(tmp_path_factory: pytest.TempPathFactory, catalogue_file: Path) -> lis
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory, catalogue_file: Path) -> Path:
-    """A site built from the same suite."""
+    """A site built from the same suite and examinations of its methods."""
     folder = tmp_path_factory.mktemp("site")
-    results = synthetic.store(folder / "results", synthetic.study())
+    results = synthetic.store(folder / "results", synthetic.everything())
     suites = folder / "suites"
     suites.mkdir()
     (suites / "a.yaml").write_text("name: invented\nquestion: Does <it> & why?\n")

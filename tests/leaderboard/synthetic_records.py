@@ -142,6 +142,43 @@ def study(suite: str = "invented") -> list[Record]:
     return made
 
 
+Entries = Mapping[str, tuple[float | None, str]]
+
+
+def examination(entries: Entries, *, fast: bool = False, day: int = 1, **fields: Any) -> Record:
+    """A record of task `capability` with these values and reasons, by name of the entry."""
+    answers = {name: {"value": value, "reason": why} for name, (value, why) in entries.items()}
+    method = fields.pop("method", "group_norm")
+    made = record(
+        suite="capabilities", task="capability", method=method, variant=method,
+        config={"fast": fast}, started_at=f"2026-01-{day:02}T00:00:00Z", **fields,
+    )  # fmt: skip
+    return replace(made, slots={"probes": answers})
+
+
+def examinations() -> list[Record]:
+    """What methods of the invented suite can do."""
+    batch = {"batch_independent": (False, "<x_i> & x_j"), "saved_bytes": (8.0, "")}
+    owner = {
+        "batch_independent": (True, ""), "batch_independent_without_activation": (False, "alone"),
+        "saved_bytes": (12.5, ""), "saved_bytes_without_activation": (4.0, ""),
+    }  # fmt: skip
+    crashed = {"batch_independent": (None, "crashed: ValueError: no"), "saved_bytes": (4.0, "")}
+    cost = {"saved_bytes": (8.0, "")}
+    return [
+        examination(batch, method="batch_norm", code_hash="01d"),
+        examination({"batch_independent": (True, ""), "saved_bytes": (10.0, "")}, day=2),
+        examination(owner, method="proxy_norm"),
+        examination(crashed, method="batch_renorm"),
+        examination(cost, method="batch_norm", code_hash="01d", hardware_class="gpu-invented"),
+    ]
+
+
+def everything() -> list[Record]:
+    """The suite and the examinations."""
+    return [*study(), *examinations()]
+
+
 def catalogue_json() -> dict[str, Any]:
     """A catalogue of the methods above (batch_renorm is left out: a plugin, say)."""
     methods = {name: family for name, family, _ in METHODS.values() if name != "batch_renorm"}

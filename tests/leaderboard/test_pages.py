@@ -5,45 +5,16 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import polars as pl
 import pytest
 import synthetic_records as synthetic
+from parsed_page import Page, html
 
 from normbench.leaderboard import equations, pages, site
 from normbench.stats import t_interval
-
-
-class Page(HTMLParser):
-    """Links, sources, ids, tags and text of one page."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.links: list[str] = []
-        self.sources: list[str] = []
-        self.ids: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        self.tags.append((tag, found))
-        self.ids += [found["id"]] if found.get("id") else []
-        target = found.get("href") or found.get("xlink:href")
-        if target is not None:
-            (self.sources if tag in ("link", "use", "image") else self.links).append(target)
-        self.sources += [found["src"]] if found.get("src") else []
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-def html(folder: Path) -> list[Path]:
-    return sorted(folder.rglob("*.html"))
 
 
 def test_every_link_leads_somewhere(built: Path) -> None:
@@ -73,9 +44,10 @@ def test_the_only_links_outside_are_citations(built: Path) -> None:
 
 def test_scripts_are_classic_and_fetch_nothing(built: Path) -> None:
     tags = [attrs for path in html(built) for tag, attrs in Page(path).tags if tag == "script"]
-    text = (built / "static/site.js").read_text(encoding="utf-8")
+    texts = [path.read_text(encoding="utf-8") for path in sorted(built.glob("static/*.js"))]
     assert {a.get("type") for a in tags} == {None}
-    assert not re.search(r"\bfetch\b|XMLHttpRequest|\bimport\b|eval", text)
+    assert len(texts) == len({a["src"] for a in tags})
+    assert [t for t in texts if re.search(r"\bfetch\b|XMLHttpRequest|\bimport\b|eval", t)] == []
 
 
 def test_style_sheet_loads_nothing(built: Path) -> None:
@@ -148,11 +120,11 @@ def test_the_suites_question_is_shown_escaped(built: Path) -> None:
 
 def test_every_record_is_listed(built: Path) -> None:
     text = Page(built / "records.html").text
-    assert [r.record_id for r in synthetic.study() if r.record_id not in text] == []
+    assert [r.record_id for r in synthetic.everything() if r.record_id not in text] == []
 
 
 def test_downloads_hold_every_record(built: Path) -> None:
-    ids = {r.record_id for r in synthetic.study()}
+    ids = {r.record_id for r in synthetic.everything()}
     parquet = pl.read_parquet(built / "data/records.parquet")
     csv = pl.read_csv(built / "data/records.csv", infer_schema_length=None)
     assert (set(parquet["record_id"]), set(csv["record_id"])) == (ids, ids)

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from normbench.kernels.channels import HALF, as_float, keep_format
+from normbench.kernels.mean_and_variance import mean_and_variance
 
 
 def over_batch(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance per channel, C values each; float32 for half inputs."""
-    dims = (0, *range(2, x.dim()))
-    var, mean = torch.var_mean(as_float(x), dims, correction=0)
-    return mean, var
+    return mean_and_variance(as_float(x), (0, *range(2, x.dim())))
 
 
 def over_space(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -24,8 +23,7 @@ def over_space(x: Tensor) -> tuple[Tensor, Tensor]:
     wide = as_float(x)
     if x.dim() == 2:
         return wide, torch.zeros_like(wide)
-    var, mean = torch.var_mean(wide, tuple(range(2, x.dim())), correction=0)
-    return mean, var
+    return mean_and_variance(wide, range(2, x.dim()))
 
 
 def normalize(

@@ -28,7 +28,7 @@ class _LocalResponse(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, radius: int, alpha: float, beta: float, k: float) -> Tensor:
         base = window_sum(x.square(), radius).mul_(alpha).add_(k)
-        power = base.pow(-beta)
+        power = base.log().mul_(-beta).exp_()  # pow: not vectorized on a CPU
         ctx.save_for_backward(x, base, power)
         ctx.constants = radius, alpha, beta
         return x * power

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from normbench.kernels.channels import as_float
 from normbench.kernels.grouped import check_groups
+from normbench.kernels.mean_and_variance import mean_and_variance
 
 
 def per_channel(values: Tensor, x: Tensor) -> Tensor:
@@ -29,8 +30,7 @@ def space_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over the positions, N,C,1,*; the variance of one value is 0."""
     if x.dim() == 2:
         return x, torch.zeros_like(x)
-    var, mean = torch.var_mean(x, tuple(range(2, x.dim())), correction=0, keepdim=True)
-    return mean, var
+    return mean_and_variance(x, range(2, x.dim()), keepdim=True)
 
 
 def pooled_variance(mean: Tensor, var: Tensor, dim: int) -> Tensor:

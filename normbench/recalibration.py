@@ -36,6 +36,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normbench.kernels.mean_and_variance import mean_and_variance
+
 METHODS = ("precise",)
 
 
@@ -92,7 +94,7 @@ class _Moments:
             return
         dims = (0, *range(2, x.dim()))
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-        var, mean = (t.double() for t in torch.var_mean(wide, dims, correction=0))
+        mean, var = (t.double() for t in mean_and_variance(wide, dims))
         total = self.count + values
         distance = mean - self.mean.to(mean.device)
         between = distance.square() * (self.count * values / total)

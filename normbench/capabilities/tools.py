@@ -102,7 +102,9 @@ def onnx_agrees(subject: Subject) -> Answer:
     """
     missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise NotMeasured(f"missing: package {', '.join(missing)} is not installed (normbench[onnx])")
+        raise NotMeasured(
+            f"missing: package {', '.join(missing)} is not installed (normbench[onnx])"
+        )
     layer, x = subject.layer().eval().cpu(), subject.images().cpu()
     with _quietly(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "layer.onnx")

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from normbench.kernels.branches import preceding_convolution
 from normbench.kernels.channels import as_float
+from normbench.kernels.mean_and_variance import mean_and_variance
 from normbench.kernels.running import RunningNorm
 from normbench.registry import Citation, Param, register
 
@@ -143,7 +144,7 @@ class CrossIterationBN(RunningNorm):
 
     def _across(self, x: Tensor, weight: Tensor) -> Tensor:
         wide = as_float(x)
-        var, mean = torch.var_mean(wide, (0, *range(2, x.dim())), correction=0)
+        mean, var = mean_and_variance(wide, (0, *range(2, x.dim())))
         d_mean, d_var = _slope(mean, weight), _slope(var, weight)
         now = as_float(weight.detach()).clone()
         moved = [past.at(now) for past in self.past]

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from normbench.kernels.channels import as_float, keep_format
 from normbench.kernels.kept import kept
+from normbench.kernels.mean_and_variance import mean_and_variance
 from normbench.kernels.online import controlled_norm, recurrence
 from normbench.kernels.running import RunningNorm
 from normbench.registry import Citation, Param, register
@@ -100,7 +101,7 @@ class OnlineNorm(RunningNorm):
 
     def _train(self, x: Tensor) -> Tensor:
         """Output for N,C,L input, not clamped yet."""
-        var, mean = torch.var_mean(x.detach(), 2, correction=0)
+        mean, var = mean_and_variance(x.detach(), (2,))
         before = self._advance(mean, var)
         z, z_mean, z_var = controlled_norm(
             x, (mean, var), before, (self.control_u, self.control_v), self.gradient_momentum

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench.kernels.channels import ChannelNorm, as_float
+from normbench.kernels.mean_and_variance import mean_and_variance
 from normbench.registry import Citation, Param, register
 
 
@@ -76,9 +77,7 @@ class VirtualBatchNorm(ChannelNorm):
         if self.training:
             self.check_batch(x)
         wide = as_float(x) if x.dim() > 2 else as_float(x).unsqueeze(2)
-        space = tuple(range(2, wide.dim()))
-        own_mean = wide.mean(space, keepdim=True)
-        own_var = (wide - own_mean).square().mean(space, keepdim=True)  # var_mean is slow on CPU
+        own_mean, own_var = mean_and_variance(wide, range(2, wide.dim()), keepdim=True)
         share = 1 / (self.reference_size + 1).to(wide.dtype)
         like = (1, -1, *own_mean.shape[2:])
         mean, var = (as_float(t).view(like) for t in (self.reference_mean, self.reference_var))

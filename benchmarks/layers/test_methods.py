@@ -3,7 +3,7 @@
 Rounds are interleaved; methods that own their activation are compared with batch norm and ReLU.
 
     pytest benchmarks/layers/test_methods.py -s -m "not slow"    # prints the table
-    pytest benchmarks/layers/test_methods.py -s -m slow          # batch 128, and compiled by inductor
+    pytest benchmarks/layers/test_methods.py -s -m slow          # batch 128; compiled
 """
 
 from __future__ import annotations

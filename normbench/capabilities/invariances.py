@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from normbench.capabilities.probe import Answer, probe
 from normbench.capabilities.subject import Subject, change
@@ -57,7 +57,7 @@ def weight_scale_invariant(subject: Subject) -> Answer:
     """
     model = subject.convolved()
     scaled = copy.deepcopy(model)
-    shape = _weight(model[0]).shape
+    shape = (subject.settings["channels"], 16, 3, 3)
     with torch.no_grad():
         learned = [p for p in scaled[0].parameters() if p.shape == shape]
         for filters in learned:
@@ -71,12 +71,6 @@ def weight_scale_invariant(subject: Subject) -> Answer:
 
 def _per_channel(x: Tensor) -> Tensor:
     return torch.rand(x.shape[1], 1, 1, dtype=torch.float64).to(x.device)
-
-
-def _weight(conv: nn.Module) -> Tensor:
-    weight = conv.weight
-    assert isinstance(weight, Tensor)
-    return weight
 
 
 def _compared(subject: Subject, x: Tensor, changed: Tensor) -> Answer:

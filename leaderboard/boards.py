@@ -154,8 +154,8 @@ def boards(frame: pl.DataFrame, catalogue: Catalogue) -> list[Board]:
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     by_suite: dict[str, list[Row]] = defaultdict(list)
     for row in of_latest_data(read_rows(frame)):
-        by_suite[row.suite].append(row)
         if row.task == "accuracy":
+            by_suite[row.suite].append(row)
             groups[row.board_key].append(row)
     references = {suite: _reference(rows) for suite, rows in by_suite.items()}
     made = [_board(rows, references[key[0]], catalogue) for key, rows in groups.items()]

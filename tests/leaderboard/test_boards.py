@@ -42,6 +42,12 @@ def test_the_reference_has_no_difference_to_itself(boards_of: BoardsOf) -> None:
     assert entry(board, board.reference).difference is None
 
 
+def test_records_of_other_tasks_have_no_say_in_the_reference(boards_of: BoardsOf) -> None:
+    other = {"task": "capability", "variant": "batch_norm", "params": {}}
+    [board] = boards_of(*seeds(0.5), *seeds(0.6, **GROUP), *seeds(0.5, **other))
+    assert board.reference == "batch_norm(eps=1e-05)"
+
+
 def test_reference_is_batch_norm_with_the_usual_eps(boards_of: BoardsOf) -> None:
     large = {"variant": "batch_norm(eps=0.001)", "params": {"eps": 1e-3}}
     tuned = {"variant": "batch_norm(eps=1e-05, momentum=0.01)", "params": {"eps": 1e-5}}

@@ -15,9 +15,17 @@ bounds and BibTeX: `normbench methods NAME`, or the method's page on the site. W
 of a method (batch dependence, what it saves for backward …) is not declared here but measured.
 """
 
+EDGES = """
+## At the edges of definition
+
+One training step of each layer with default parameters, tried when this page was made. ✓: output
+and gradient are finite and depend on the input; refuses: a `ValueError` that says why, before
+anything is computed; constant: no input changes the output.
+"""
+
 
 def markdown(entries: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Lines of the page: a section per family, in it a section per method.
+    """Lines of the page: a section per family, in it one per method, and what happens at the edges.
 
     Args:
         entries: of `MethodInfo.to_json`.
@@ -31,6 +39,21 @@ def markdown(entries: Iterable[Mapping[str, Any]]) -> Iterator[str]:
             family = entry["family"]
             yield f"\n## Family {family}"
         yield from _section(entry)
+    yield EDGES
+    yield from _edges([entry["name"] for entry in ordered])
+
+
+def _edges(methods: Iterable[str]) -> Iterator[str]:
+    from normbench.edge_cases import EDGE_CASES, behaviour
+
+    yield f"| method | {' | '.join(case.heading for case in EDGE_CASES)} |"
+    yield f"|---|{'---|' * len(EDGE_CASES)}"
+    sizes = ("×".join(map(str, case.shape)) for case in EDGE_CASES)
+    yield f"| input | {' | '.join(sizes)} |"
+    for method in sorted(methods):
+        found = (behaviour(method, case) for case in EDGE_CASES)
+        words = ("✓" if word == "works" else word for word in found)
+        yield f"| `{method}` | {' | '.join(words)} |"
 
 
 def _section(entry: Mapping[str, Any]) -> Iterator[str]:

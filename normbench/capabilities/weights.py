@@ -55,14 +55,18 @@ def carries_pretrained(subject: Subject) -> Answer:
     return _carried(swapped, model, _pictures(subject))
 
 
-class Residual(nn.Sequential):
+class Residual(nn.Module):
     """x plus what the modules make of it, through a ReLU."""
 
     has_skip = True  # as timm's blocks say it: some methods want to know residual branches
 
+    def __init__(self, *modules: nn.Module) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(*modules)
+
     def forward(self, x: Tensor) -> Tensor:
         """Any shape that the modules keep."""
-        return nn.functional.relu(x + super().forward(x))
+        return nn.functional.relu(x + self.branch(x))
 
 
 def network(channels: int) -> nn.Sequential:

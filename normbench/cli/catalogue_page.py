@@ -44,7 +44,7 @@ def markdown(entries: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _edges(methods: Iterable[str]) -> Iterator[str]:
-    from normbench.edge_cases import EDGE_CASES, behaviour
+    from normbench.capabilities.edge_cases import EDGE_CASES, behaviour
 
     yield f"| method | {' | '.join(case.heading for case in EDGE_CASES)} |"
     yield f"|---|{'---|' * len(EDGE_CASES)}"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from normbench import registry
-from normbench.edge_cases import EDGE_CASES, EdgeCase, behaviour
+from normbench.capabilities.edge_cases import EDGE_CASES, EdgeCase, behaviour
 
 
 @pytest.mark.parametrize("edge", EDGE_CASES, ids=lambda edge: edge.heading)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -126,6 +127,8 @@ def _run(folder: str) -> str:
 
 def _last_words(log: Path, code: int | None) -> str:
     """The error in a process's log: the last line that begins as one does."""
-    lines = log.read_text("utf-8", errors="replace").splitlines()
+    # torch.distributed puts the rank before each line of a traceback.
+    words = re.sub(r"^\[rank\d+\]: ?", "", log.read_text("utf-8", errors="replace"), flags=re.M)
+    lines = words.splitlines()
     errors = [line for line in lines if line.partition(":")[0].endswith(("Error", "Exception"))]
     return errors[-1][:200] if errors else f"a process ended with exit code {code}"

@@ -8,7 +8,8 @@ r"""Cross-Iteration Batch Normalization.
 before the slot as it is now and θ_τ as it was then; each channel's derivative is that by its own
 filter alone. k is `buffer`, 3 as in the authors' code: up to three past batches beside the present
 one, whose statistics alone carry a gradient. Evaluation by running averages of each batch's own
-statistics, the variance's unbiased, as in batch norm.
+statistics, the variance's unbiased, as in batch norm. The authors' detectors burn in for 8 epochs;
+`burn_in` counts forwards and is 0, since a layer does not know how many an epoch has.
 
 Computed with variances in ν's place, the same to the last term and without its cancellation:
 ν_τ(θ) − μ_τ(θ)² = σ²_τ + ⟨∂σ²_τ/∂θ_τ, θ − θ_τ⟩ − (μ_τ(θ) − μ_τ)². The paper's max is that this is

@@ -9,7 +9,8 @@ eigenvalues leave that finite; the paper's formula, through the eigenvectors, th
 
 Groups have 16 channels, the paper's choice for convolutional networks, or the largest divisor of C
 below it (in the authors' code the last group is smaller). Their Torch code takes eps 1e-7, their
-PyTorch code 1e-5 as here. A batch norm's running averages are loaded as a diagonal Σ^(−½).
+PyTorch code 1e-5 as here; the latter has one Σ for all groups together, which is not built. A batch
+norm's running averages are loaded as a diagonal Σ^(−½).
 
 Huang, Yang, Lang & Deng, "Decorrelated Batch Normalization", CVPR 2018, arXiv:1804.08450.
 """

@@ -14,8 +14,8 @@ cancels nothing: (1−α)·v_run + α·v_HW + α(1−α)(μ_HW − μ_run)² is 
 share that a sample had in the statistics of its ghost batch: among all α it estimates the moments
 of a ghost batch with that sample in it with the least squared error. The default 16 is the ghost
 batch of the authors' example. gamma and beta are decayed, as the optimizer decays weights, to 0;
-the authors' code pulls gamma to 1. The fourth thing, groups of channels at very small batches, is
-another layer and not part of this one.
+the authors' code has a decay of gamma to 1, which as released is never switched on. The fourth
+thing, groups of channels at very small batches, is another layer and not part of this one.
 
 Summers & Dinneen, "Four Things Everyone Should Know to Improve Batch Normalization", ICLR 2020,
 arXiv:1906.03548.

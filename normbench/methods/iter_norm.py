@@ -10,9 +10,10 @@ through the iteration. The covariance is biased. The same P_k are computed by th
 whose other half tends to the root of Σ: written as above, rounding in float32 grows beyond all
 bounds from T = 10 on.
 
-A group has 64 channels as in the authors' code; they halve that until it divides C, here it is the
-largest divisor of C that is not above `group_size` (a C without one is normalized channel by
-channel). A batch norm's running averages are loaded as a diagonal W.
+A group has 64 channels as in the authors' residual networks (their layer's own default is one group
+of all channels, their VGG's 512); they halve that until it divides C, here it is the largest
+divisor of C that is not above `group_size` (a C without one is normalized channel by channel). A
+batch norm's running averages are loaded as a diagonal W.
 
 Huang, Zhou, Zhu, Liu & Shao, "Iterative Normalization: Beyond Standardization Towards Efficient
 Whitening", CVPR 2019, arXiv:1904.03441.

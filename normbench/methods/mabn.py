@@ -8,9 +8,12 @@ means over the last `buffer_size` batches, this one included; χ_EMA, from befor
 averages χ_SMA with weight 0.02, and evaluation uses it. r carries no gradient, and χ_SMA one only
 through Ψ_SMA: the backward is not the derivative of the forward.
 
-As in the authors' code the first batches, as many as the buffer holds but at least 99, use their
-own χ and Ψ, which is batch norm without a mean, and r = 1 through step 1000 (`hold`). The buffer of
-16 is theirs for a batch of 2: it pools 32 images; the paper keeps that product.
+As in the authors' MABN.py, which they call the formal one and which detection uses, the first
+batches, as many as the buffer holds but at least 99, use their own χ and Ψ, which is batch norm
+without a mean, and r = 1 through step 1000 (`hold`). Their ImageNet code differs: own statistics at
+the first step alone, which χ_EMA starts from, and r = 1 through step 99; its means are over 16
+pairs of images, on average half of them of the present batch of 32. The buffer of 16 is theirs for
+a batch of 2: it pools 32 images, and that product is their argument.
 
 Yan, Wan, Zhang, Zhang, Wei & Sun, "Towards Stabilizing Batch Statistics in Backward Propagation of
 Batch Normalization", ICLR 2020, arXiv:2001.06838.

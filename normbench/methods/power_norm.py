@@ -7,12 +7,13 @@ r"""Power Normalization.
 over N,H,W of the batch; ν is taken from before its update. Nothing is centred, and the backward is
 not the derivative of the forward. During the warm-up z is taken by the batch's own E[x²], and its
 weight in ψ² is 1 − 0.9·(1 − 1/t) at batch t, so that nothing of the initial 1 stays, as in the
-authors' code. Evaluation uses ψ².
+authors' code (which has 0.1 already at the last batch of the warm-up). Evaluation uses ψ².
 
 The paper divides dx by the ψ of the forward, as here; the authors' code divides by this batch's
-√E[x²] after the warm-up too. Their warm-up is 1000 steps in one place and 10000 in another. The
-scaling of every token by its own root mean square, which their transformers have before the layer,
-is not part of it here.
+√E[x²] after the warm-up too. Their warm-up is 1000 steps by default in one place and 10000 in
+another; most layers of their transformers take the learning rate's, 8000 in their scripts. Their
+layer first divides every token by its own root mean square, in as many groups of channels as there
+are heads; that is not part of it here.
 
 Shen, Yao, Gholami, Mahoney & Keutzer, "PowerNorm: Rethinking Batch Normalization in Transformers",
 ICML 2020, arXiv:2003.07845.

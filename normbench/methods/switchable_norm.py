@@ -54,8 +54,8 @@ from normbench.registry import Citation, Param, register
         "1806.10779",
     ),
     policy="1×1 maps and N,C input have no instance statistics: as the authors' 1-D layer it mixes "
-    "layer and batch alone there, with biased variances. In training a channel needs two values "
-    "(N·H·W), else it refuses.",
+    "layer and batch alone there, with biased variances where that layer has unbiased ones. In "
+    "training a channel needs two values (N·H·W), else it refuses.",
 )
 class SwitchableNorm(RunningNorm):
     """Normalizes by a learned mixture of instance, layer and batch statistics."""

@@ -5,9 +5,10 @@ r"""Variance-only Batch Normalization: batch norm without centring.
 σ² (biased) is the batch's variance about its mean, as in batch norm; only the mean stays in. Not
 the second moment E[x²] by which MABN and Power Norm divide, which shrinks a channel with a large
 mean: here y has variance gamma² whatever the mean. It is what BN becomes when one of its two steps
-is taken away (mean_only_batch_norm takes the other), and is called Variance Normalization by
-Lubana et al. In evaluation σ² is the running average, unbiased. The running mean is kept too,
-though nothing is centred by it, so that state goes to and from a batch norm.
+is taken away (mean_only_batch_norm takes the other), and is called Variance Normalization by Lubana
+et al. In evaluation σ² is the running average, unbiased as batch norm's here (in their code it is
+biased in both). The running mean is kept too, though nothing is centred by it, so that state goes
+to and from a batch norm.
 
 Lubana, Dick & Tanaka, "Beyond BatchNorm: Towards a Unified Understanding of Normalization in Deep
 Learning", NeurIPS 2021, arXiv:2106.05956.

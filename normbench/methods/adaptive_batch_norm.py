@@ -6,10 +6,10 @@ r"""Adaptive Batch Normalization (AdaBN, prediction-time BN): evaluation by the 
 Training is batch norm. In evaluation μ_batch and σ²_batch (biased) are those of the evaluation
 batch of n samples; S is `source_weight`, the number of samples that the running averages count
 for (Schneider et al. 2020, equation 1: variances are mixed as they are, without the distance of
-the means). S = 0, the default, is the target batch alone (Nado et al. 2020), the layer in training
-mode without an update; a large S is batch norm. Li et al. take the statistics of the whole target
-domain before they predict: that is `batch_norm` and `normbench.recalibration` on target data.
-Nothing is updated in evaluation.
+the means; their code's batch variance is the unbiased one). S = 0, the default, is the target batch
+alone (Nado et al. 2020), the layer in training mode without an update; a large S is batch norm. Li
+et al. take the statistics of the whole target domain before they predict: that is `batch_norm` and
+`normbench.recalibration` on target data. Nothing is updated in evaluation.
 
 Li, Wang, Shi, Liu & Hou, "Revisiting Batch Normalization For Practical Domain Adaptation", 2016,
 arXiv:1603.04779. Nado et al., "Evaluating Prediction-Time Batch Normalization for Robustness under

@@ -8,7 +8,8 @@ uses for micro-batches, they are the running averages after this batch's update,
 As in the authors' code an estimate's variance is the deviation from the running mean as it was
 before the update, (1/NHW)·Σ(x − running_mean)². The second affine is per group, not per channel
 (`group_weight`, `group_bias`). Weights are standardized as in `weight_standardization`, unless
-`standardize=False`.
+`standardize=False`; so does the authors' code for segmentation, while theirs for ImageNet has the
+1e-5 under the root.
 
 A group norm undoes the scale of what it is given, so a zero gamma loaded from a zero-initialised
 batch norm is moved to the scale that counts, gamma_g.

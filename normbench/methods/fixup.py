@@ -13,6 +13,10 @@ The weights are those of the convolution registered before each slot of a branch
 told is in `normbench.kernels.branches`. The classifier keeps its own bias and gets no scalar before
 it. Every convolution is replaced by a `ShiftedConv`; surgery cannot undo that, nor the scaling.
 
+A number before each convolution is the paper's rule; the authors' code has none before the first,
+and the shortcut's is that of its block's first convolution. Their CIFAR code trains all these
+numbers at a tenth of the learning rate, which is the optimizer's business and not built here.
+
 Zhang, Dauphin & Ma, "Fixup Initialization: Residual Learning Without Normalization", ICLR 2019,
 arXiv:1901.09321.
 """

@@ -3,10 +3,10 @@ r"""Frozen Batch Normalization: batch norm as a constant scale and shift.
     y = gamma·(x − μ_run)/√(σ²_run + eps) + beta,  in training too, all four constant
 
 The running averages are those of the slot it replaces and never move. gamma and beta are constants
-as well: buffers called `weight` and `bias`, as in torchvision's and timm's FrozenBatchNorm2d, since
-"the BN layers become linear activations with constant offsets and scales" in He et al. With
-`learn_affine` they are parameters and are learned, while the averages still stand. eps is the
-slot's, 1e-5 without one, as in torchvision.
+as well: buffers called `weight` and `bias`, as in torchvision's FrozenBatchNorm2d and timm's
+FrozenBatchNormAct2d, since "the BN layers become linear activations with constant offsets and
+scales" in He et al. With `learn_affine` they are parameters and are learned, while the averages
+still stand. eps is the slot's, 1e-5 without one, as in both.
 
 He, Zhang, Ren & Sun, "Deep Residual Learning for Image Recognition" (appendix A, where batch norm
 is fixed for fine-tuning), CVPR 2016, arXiv:1512.03385.

@@ -5,9 +5,10 @@ r"""L1 Batch Normalization: batch norm by the mean absolute deviation.
 μ and the mean absolute deviation over N,H,W of the batch in training, running averages of μ and σ
 in evaluation. √(π/2), which makes σ the standard deviation of Gaussian values, is Hoffer et al.'s;
 Wu et al. leave it out, since gamma can learn it. eps is added to σ, there being no root, as in
-public code after Hoffer et al., so that a slot's eps weighs less here than in batch norm.
-`running_std` holds σ without eps; there is no unbiased variant. Loading BatchNorm weights sets it
-to √running_var.
+Hoffer et al.'s code, so that a slot's eps weighs less here than in batch norm. `running_std` holds
+σ without eps; there is no unbiased variant. Loading BatchNorm weights sets it to √running_var.
+Hoffer et al.'s code averages 1/(σ + eps) instead, starts both averages at 0, and its momentum of
+0.1 is the weight of the old average.
 
 Wu et al., "L1-Norm Batch Normalization for Efficient Training of Deep Neural Networks",
 arXiv:1802.09769; Hoffer, Banner, Golan & Soudry, "Norm matters: efficient and accurate

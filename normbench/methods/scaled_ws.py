@@ -5,7 +5,7 @@ r"""Scaled Weight Standardization, without normalization of activations.
 per output filter over its fan-in, σ²_w biased, `gain` learned and 1 at first; the floor under the
 root is the authors' (timm's ScaledStdConv2d adds 1e-6 to σ²_w). gamma_φ keeps the variance through
 the activation φ that `nonlinearity` names: the authors' constants, which are estimates from samples
-of 1/√Var φ(ξ), ξ standard normal (1.7128 in closed form for ReLU). The authors multiply it to the
+of 1/√Var φ(ξ), ξ standard normal (1.7129 in closed form for ReLU). The authors multiply it to the
 activation's output, which is the same for the convolution that follows; timm and this multiply it
 to the weight, so that it also acts on convolutions that no activation precedes.
 

@@ -7,8 +7,8 @@ r"""Instance-Aware Batch Normalization (IABN), the layer of NOTE.
 sample's own statistics. The thresholds are k standard errors of a mean and a variance of L
 independent normal values with the statistics μ and σ²: what a sample may deviate by chance is
 ignored. In evaluation μ and σ² are the running averages; in training the batch's, corrected too, as
-in the authors' code (`correct_training=False` trains as batch norm and corrects in evaluation only,
-which the paper does to networks that were trained by others). All variances are unbiased, those
+in the authors' code (`correct_training=False` trains as batch norm and corrects in evaluation
+alone). All variances are unbiased, those
 that normalize in training too, except in maps of a single value, where this is batch norm and the
 authors' code stays unbiased; running averages as in batch norm. k is 4 in the paper (its code's
 default is 3). The test-time part of NOTE beside it, a memory of samples and averages that go on in

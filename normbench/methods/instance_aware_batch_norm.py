@@ -8,11 +8,10 @@ sample's own statistics. The thresholds are k standard errors of a mean and a va
 independent normal values with the statistics μ and σ²: what a sample may deviate by chance is
 ignored. In evaluation μ and σ² are the running averages; in training the batch's, corrected too, as
 in the authors' code (`correct_training=False` trains as batch norm and corrects in evaluation
-alone). All variances are unbiased, those
-that normalize in training too, except in maps of a single value, where this is batch norm and the
-authors' code stays unbiased; running averages as in batch norm. k is 4 in the paper (its code's
-default is 3). The test-time part of NOTE beside it, a memory of samples and averages that go on in
-evaluation, is no part of the layer.
+alone). All variances are unbiased, those that normalize in training too, except in maps of a single
+value, where this is batch norm and the authors' code stays unbiased; running averages as in batch
+norm. k is 4 in the paper (its code's default is 3). The test-time part of NOTE beside it, a memory
+of samples and averages that go on in evaluation, is no part of the layer.
 
 Gong, Jeong, Kim, Kim, Shin & Lee, "NOTE: Robust Continual Test-time Adaptation Against Temporal
 Correlation", NeurIPS 2022, arXiv:2208.05117.

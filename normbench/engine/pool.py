@@ -42,6 +42,9 @@ GRACE_SECONDS = 2.0
 """How much longer than its limit a cell may take before its process is killed: a cell that still
 reports progress ends itself, with a cleaner record and without losing the process."""
 
+GOODBYE_SECONDS = 3.0
+"""How long an idle process may take to end by itself."""
+
 _SUSPECT = ("error", "oom", "timeout")
 
 
@@ -101,6 +104,8 @@ def run_pool(
 
 
 def _disband(crew: list[_Worker]) -> None:
+    for worker in crew:
+        worker.dismiss()
     for worker in crew:
         worker.kill()
 
@@ -167,9 +172,16 @@ class _Worker:
             return self._lost(timed_out(self._running.cell))
         return None
 
+    def dismiss(self) -> None:
+        """Let it end by itself if it has no cell, and give back what it holds of the system."""
+        if not self.busy and not self.ended:
+            self.connection.close()
+
     def kill(self) -> None:
-        """End it at once; nothing it holds is needed."""
+        """End it, at once unless it was dismissed; nothing it holds is needed."""
         self.ended = True
+        if self.connection.closed:
+            self._process.join(GOODBYE_SECONDS)
         self._process.kill()
         self._process.join()
         self.connection.close()

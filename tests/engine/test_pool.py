@@ -7,12 +7,14 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from fake_task import make_cell
 
 from normbench.cells import Cell, Record
+from normbench.engine import pool
 from normbench.engine.events import Progress, Started
 from normbench.engine.pool import WorkerError, run_inline, run_pool
 from normbench.engine.serve import Setup, throttled
@@ -73,6 +75,27 @@ def test_a_process_is_used_again_but_not_after_a_failure() -> None:
 
     assert len(pids("ok")) == 1
     assert len(pids("fault")) == 2
+
+
+def test_an_idle_process_ends_by_itself_and_a_busy_one_is_killed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    processes = []
+
+    def start(*arguments: Any) -> Any:
+        connection, process = pool_start(*arguments)
+        processes.append(process)
+        return connection, process
+
+    pool_start = pool._start
+    monkeypatch.setattr(pool, "_start", start)
+    run(make_cell(0), make_cell(1))
+    records = run_pool(
+        [make_cell(0), make_cell(1, "sleep", seconds=600)], SETUP, 2, lambda event: None
+    )
+    next(records)
+    records.close()
+    assert sorted(p.exitcode for p in processes) == [-signal.SIGKILL, 0, 0, 0]
 
 
 def test_cells_run_at_the_same_time() -> None:

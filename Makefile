@@ -49,7 +49,11 @@ test: .venv/dev ## all tests but the slow ones; TESTS=tests/cli runs a part
 
 .PHONY: test-slow
 test-slow: .venv/dev ## the tests that take minutes
-	$(PYTEST) $(PARALLEL) -m slow $(TESTS)
+	$(PYTEST) $(PARALLEL) -m "slow and not matrix" $(TESTS)
+
+.PHONY: test-matrix
+test-matrix: .venv/dev ## every method trains ten steps in a model of every timm family: hours; TESTS="-k 'group_norm'"
+	$(PYTEST) $(PARALLEL) -m matrix tests/surgery/test_every_method_trains.py $(TESTS)
 
 .PHONY: lint
 lint: .venv/dev ## ruff, formatting, spelling

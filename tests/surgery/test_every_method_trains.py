@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import timm
@@ -21,7 +23,8 @@ FAMILIES = (
     "inception_v3", "hrnet_w18_small", "repvgg_a0", "dla34", "ghostnet_050", "convmixer_768_32",
     "convnext_atto", "test_byobnet", "test_vit", "test_maxvit", "mixer_s32_224", "skresnet18",
 )  # fmt: skip
-"""A small member of each of these families, for the whole matrix."""
+"""A small member of each of these families."""
+COVERAGE = Path(__file__).parents[2] / "docs" / "coverage.md"
 
 
 def train(model: nn.Module, method: str, side: int) -> list[float]:
@@ -68,6 +71,21 @@ def test_ten_steps_have_finite_loss_or_the_swap_refuses(method: str, name: str) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("method", normbench.list_methods())
+def test_many_families(method: str, name: str) -> None:
+    check(method, name)
+
+
+def members() -> list[str]:
+    """The model of every family in docs/coverage.md."""
+    rows = re.findall(r"^\| \w+ \| (\w+) \| [\d.]+ \|", COVERAGE.read_text("utf-8"), re.M)
+    assert len(rows) > 90
+    return rows
+
+
+@pytest.mark.slow
+@pytest.mark.matrix  # hours: -k takes a part of it
+@pytest.mark.parametrize("name", members())
 @pytest.mark.parametrize("method", normbench.list_methods())
 def test_the_whole_matrix(method: str, name: str) -> None:
     check(method, name)

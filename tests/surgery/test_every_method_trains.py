@@ -28,7 +28,11 @@ COVERAGE = Path(__file__).parents[2] / "docs" / "coverage.md"
 
 
 def train(model: nn.Module, method: str, side: int) -> list[float]:
-    """Losses of ten SGD steps on random images; small steps, as not every method normalizes."""
+    """Losses of ten SGD steps on random images.
+
+    Steps are small and gradients clipped, as methods without statistics of the batch or the sample
+    (scaled_ws, weight_norm) are trained: without, their larger networks diverge within three steps.
+    """
     info = registry.get(method)
     if info.prepare is not None:
         info.prepare(model, TrainingPlan(total_steps=STEPS))
@@ -39,6 +43,7 @@ def train(model: nn.Module, method: str, side: int) -> list[float]:
         optimizer.zero_grad()
         loss = F.cross_entropy(model.train()(x), target)
         loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0, error_if_nonfinite=True)
         optimizer.step()
         losses.append(loss.item())
     with torch.no_grad():

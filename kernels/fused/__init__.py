@@ -1,0 +1,5 @@
+"""Triton kernels that fuse a normalization with what follows it (docs/decisions/004).
+
+Nothing here is imported before a layer meets an input that its kernels can take: `dispatch` says
+so, and needs no Triton.
+"""

@@ -1,0 +1,142 @@
+"""How a tensor is cut: its layout, the tile of a program, the splits of a pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from normbench.kernels.fused.launch import alignment, multiprocessors, power_of_two
+
+PROGRAMS_PER_MULTIPROCESSOR = 4
+MOST_SPLITS = 256
+"""More would make the merge of their results cost more than it saves."""
+
+TILE = 2048
+"""Elements of a tile that is passed over: 16 in each thread of 4 warps."""
+
+RESIDENT = 8192
+"""Elements that one program holds: 32 in each thread of 8 warps."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A dense N,C,* tensor as [rows, C, HW]; with channels last HW is 1 and rows N·H·W."""
+
+    rows: int
+    channels: int
+    positions: int
+    last: bool
+
+    @property
+    def values(self) -> int:
+        """Values per channel."""
+        return self.rows * self.positions
+
+    @property
+    def bytes_of_bits(self) -> int:
+        """Size of a bit mask in which every row begins at a byte of its own."""
+        if self.last:
+            return self.rows * -(-self.channels // 8)
+        return self.rows * self.channels * -(-self.positions // 8)
+
+    def constants(self) -> dict[str, int | bool]:
+        """Layout, and what divides C and HW: decides the width of loads."""
+        return {
+            "LAST": self.last,
+            "AC": alignment(self.channels),
+            "AH": alignment(self.positions),
+        }
+
+    def sizes(self) -> dict[str, int]:
+        """Arguments of the kernels; C and HW come without the factor that `constants` has."""
+        return {
+            "rows": self.rows,
+            "C8": self.channels // alignment(self.channels),
+            "HW8": self.positions // alignment(self.positions),
+        }
+
+
+def view(x: Tensor) -> View:
+    """The view of a tensor that `dense` returned."""
+    channels = x.shape[1]
+    positions = x.shape[2:].numel()
+    if positions == 1 or not x.is_contiguous():
+        return View(x.shape[0] * positions, channels, 1, True)
+    return View(x.shape[0], channels, positions, False)
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether the channels of an N,C,* tensor are its innermost dimension, without gaps."""
+    return x.movedim(1, -1).is_contiguous()
+
+
+def dense(x: Tensor, like: Tensor | None = None) -> Tensor:
+    """The tensor without gaps, in the layout of `like` (default: its own, if it has one)."""
+    like = x if like is None else like
+    if like.is_contiguous() or not is_channels_last(like):
+        return x.contiguous()
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Tile [R, K], blocks of channels, tiles of a block, and the splits of a pass over them."""
+
+    R: int
+    K: int
+    blocks: int
+    tiles: int
+    per_split: int
+    warps: int
+
+    @property
+    def splits(self) -> int:
+        """Programs that share a block of channels; none is without a tile."""
+        return -(-self.tiles // self.per_split)
+
+
+def streaming_cut(v: View, device: torch.device) -> Cut:
+    """Tiles for passes that read everything."""
+    if v.last:
+        K = min(32 if v.channels <= 128 else 64, max(16, power_of_two(v.channels)))
+        R = min(TILE // K, max(8, power_of_two(v.rows)))
+        blocks, tiles = -(-v.channels // K), -(-v.rows // R)
+    else:
+        K = _columns(v.positions)
+        R = min(TILE // K, power_of_two(v.rows), _rows_below(2**31, v.channels * v.positions))
+        blocks, tiles = v.channels, -(-v.rows // R) * -(-v.positions // K)
+    wanted = -(-PROGRAMS_PER_MULTIPROCESSOR * multiprocessors(device) // blocks)
+    splits = max(1, min(wanted, MOST_SPLITS, tiles))
+    return Cut(R, K, blocks, tiles, -(-tiles // splits), 4)
+
+
+def resident_cut(v: View) -> Cut | None:
+    """The tile that holds all values of a block of channels; None where none can."""
+    R = max(1, power_of_two(v.rows))
+    if v.last:
+        K = 16  # a sector of 32 bytes in half types; the narrower, the more programs
+        blocks = -(-v.channels // K)
+    else:
+        K = max(16, power_of_two(v.positions))
+        blocks = v.channels
+        if R * v.channels * v.positions >= 2**31:
+            return None
+    if R * K > RESIDENT:
+        return None
+    warps = 8 if R * K > 4096 else 4 if R * K > 1024 else 2 if R * K > 256 else 1
+    return Cut(R, K, blocks, 1, 1, warps)
+
+
+def _columns(positions: int) -> int:
+    """Width of a tile over one channel's positions: few idle lanes, long runs of memory."""
+    widths = [width for width in (1024, 512, 256, 128, 64, 32) if width < 2 * positions] or [16]
+    return max(widths, key=lambda w: positions / (-(-positions // w) * w) * w / (w + 64))
+
+
+def _rows_below(limit: int, pitch: int) -> int:
+    rows = 1
+    while rows < 4096 and 2 * rows * pitch < limit:
+        rows *= 2
+    return rows

@@ -78,6 +78,7 @@ def affine(v, high, low, scale, shift):
 
 @triton.jit
 def sigmoid(z):
+    """1/(1 + e^−z)."""
     return 1.0 / (1.0 + tl.exp(-z))
 
 

@@ -95,6 +95,8 @@ def evaluate(
     """Evaluation forward of a dense x, by the running values: one launch."""
     v = view(x)
     y = torch.empty_like(x)
+    if not x.numel():
+        return y
     cut = streaming_cut(v, x.device)
     arguments = {
         "x": x, "y": y, "saved": None, "residual": residual, "bits": None,
@@ -112,24 +114,20 @@ def backward(
     saved: Tensor,
     residual: Tensor | None,
     bits: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
     act: int,
     with_residual: bool,
     evaluating: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, gamma, beta and the residual, empty where there is none.
+    """Gradients of x, gamma and beta (in float32) and of the residual.
 
-    g and the residual have x's layout. The residual's gradient is g itself where no activation
-    follows, and not given out.
+    g and the residual have x's layout. The last is empty without a residual, and where no
+    activation follows: it is g itself then.
     """
     v = view(x)
-    dx, d_weight, d_bias, d_residual = gradients(x, weight, bias, act, with_residual)
-    settled: dict[str, Any] = {
-        "d_weight": None if weight is None else d_weight,
-        "d_bias": None if bias is None else d_bias,
-        "values": float(v.values),
-    }
+    dx, d_weight, d_bias, d_residual = gradients(x, act, with_residual)
+    if not x.numel():
+        return dx, d_weight.zero_(), d_bias.zero_(), d_residual
+    settled = {"d_weight": d_weight, "d_bias": d_bias, "values": float(v.values)}
     written = d_residual if d_residual.numel() else None
     read: dict[str, Any] = {
         "g": g, "x": x, "saved": saved,
@@ -153,16 +151,14 @@ def backward(
     return dx, d_weight, d_bias, d_residual
 
 
-def gradients(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, act: int, with_residual: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def gradients(x: Tensor, act: int, with_residual: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Unwritten tensors for what `backward` returns."""
-    none = x.new_empty(0)
+    written = with_residual and act != IDENTITY
     return (
         torch.empty_like(x),
-        none if weight is None else torch.empty_like(weight),
-        none.clone() if bias is None else torch.empty_like(bias),
-        torch.empty_like(x) if with_residual and act != IDENTITY else x.new_empty(0),
+        x.new_empty(x.shape[1], dtype=torch.float32),
+        x.new_empty(x.shape[1], dtype=torch.float32),
+        torch.empty_like(x) if written else x.new_empty(0),
     )
 
 

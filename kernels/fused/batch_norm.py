@@ -49,9 +49,7 @@ def _forward(
 
 
 @_forward.register_fake
-def _(
-    x: Tensor, residual: Tensor | None, *rest: Any
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(x: Tensor, residual: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     step, act, keep_bits = rest[4], rest[-2], rest[-1]
     return launches.outputs(x, act, residual is not None and keep_bits, step is not None)
 
@@ -232,9 +230,7 @@ def batch_norm(
     Raises:
         ValueError: if a channel has fewer than two values.
     """
-    return _train(
-        x, residual, weight, bias, (running_mean, running_var), None, momentum, eps, act
-    )
+    return _train(x, residual, weight, bias, (running_mean, running_var), None, momentum, eps, act)
 
 
 def batch_renorm(
@@ -281,7 +277,9 @@ def _train(
     x = dense(x)
     residual = None if residual is None else dense(residual, x)
     differentiated = (x, residual, weight, bias)
-    keep_bits = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in differentiated)
+    keep_bits = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in differentiated
+    )
     y: Tensor = _Trained.apply(
         x, residual, weight, bias, running, renorm, momentum, eps, act, keep_bits
     )

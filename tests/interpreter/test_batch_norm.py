@@ -31,7 +31,8 @@ GEOMETRIES = [
     ((2, 63, 7, 7), FIRST, True), ((4, 63, 7, 7), LAST, True), ((16, 65, 7, 7), LAST, False),
     ((2, 72, 14, 14), LAST, True), ((3, 72, 14, 14), LAST, False), ((33, 16, 14, 14), FIRST, False),
     ((4, 2048, 1, 1), FIRST, True), ((2, 1, 14, 14), FIRST, True), ((40, 1, 14, 14), FIRST, False),
-    ((200, 5), FIRST, True), ((4, 6, 50), FIRST, True), ((2, 3, 4, 5, 6), torch.channels_last_3d, True),
+    ((200, 5), FIRST, True), ((4, 6, 50), FIRST, True),
+    ((2, 3, 4, 5, 6), torch.channels_last_3d, True),
 ]  # fmt: skip
 """Shape, memory format, and whether one program holds a block of channels."""
 

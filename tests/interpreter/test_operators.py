@@ -8,8 +8,9 @@ from test_batch_norm import FIRST, LAST, case
 from torch import Tensor
 from torch.library import opcheck
 
+from normbench.kernels.fused import batch_launches
 from normbench.kernels.fused import batch_norm as kernels
-from normbench.kernels.fused.launch import recording
+from normbench.kernels.fused.launch import Launch, recording
 
 EPS, RELU, SILU = 1e-5, 1, 2
 FORMATS = pytest.mark.parametrize("memory_format", [FIRST, LAST], ids=str)
@@ -66,12 +67,14 @@ def test_a_second_derivative_is_refused() -> None:
         g.sum().backward()
 
 
+def names(launches: list[Launch]) -> list[str]:
+    return [launch.kernel.__name__ for launch in launches]
+
+
 def launched(shape, memory_format, act, residual) -> tuple[list[str], list[str]]:
     """Names of the kernels of forward and backward, on tensors without data."""
     layer = case(shape, memory_format, torch.bfloat16, residual, (0.0, 1.0))
     x, other, w, b = (None if t is None else t.to("meta") for t in layer.tensors())
-    from normbench.kernels.fused import batch_launches
-
     with recording() as forward:
         _, saved, bits = batch_launches.forward(
             x, other, w, b, w, w, 0.1, EPS, act, True, None
@@ -79,7 +82,7 @@ def launched(shape, memory_format, act, residual) -> tuple[list[str], list[str]]
     with recording() as backward:
         kept = other if act == SILU else None
         batch_launches.backward(layer.g.to("meta"), x, saved, kept, bits, act, residual, False)
-    return [launch.kernel.__name__ for launch in forward], [l.kernel.__name__ for l in backward]
+    return names(forward), names(backward)
 
 
 @FORMATS

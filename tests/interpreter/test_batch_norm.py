@@ -1,4 +1,4 @@
-"""Every batch norm kernel, interpreted, against float64 over hostile shapes, types and gradients."""
+"""Every batch norm kernel, interpreted, against float64: hostile shapes, types and spreads."""
 
 from __future__ import annotations
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normbench.kernels.fused import resident, streaming
+from normbench.kernels.fused import looped, resident, streaming
 from normbench.kernels.fused.activations import IDENTITY, RELU
 from normbench.kernels.fused.launch import Launch, power_of_two, run
-from normbench.kernels.fused.tiles import Cut, View, resident_cut, streaming_cut, view
+from normbench.kernels.fused.tiles import Cut, View, looped_cut, resident_cut, streaming_cut, view
 
 STAGES = 2
 """Tiles in flight in the loops."""
@@ -60,9 +60,12 @@ def forward(
     }  # fmt: skip
     io: dict[str, Any] = {"x": x, "y": y, "residual": residual, "bits": masked}
     flag = {"RENORM": renorm is not None}
+    whole = {**io, **settled, "values": float(v.values)}
     if (cut := resident_cut(v)) is not None:
-        arguments = {**io, **settled, **v.sizes(), "values": float(v.values)}
-        _resident(resident.forward, cut, arguments, v.constants() | flag | {"ACT": act})
+        _whole(resident.resident_forward, v, cut, whole, flag | {"ACT": act})
+        return y, saved, bits
+    if (cut := looped_cut(v)) is not None:
+        _whole(looped.looped_forward, v, cut, whole, flag | {"ACT": act})
         return y, saved, bits
     cut = streaming_cut(v, x.device)
     staging = x.new_empty((4, cut.splits, v.channels), dtype=torch.float32)
@@ -134,9 +137,12 @@ def backward(
         "residual": residual, "bits": bits if bits.numel() else None,
     }  # fmt: skip
     flags = {"RENORM": saved.shape[0] == 7, "EVAL": evaluating}
+    whole = {**read, "d_residual": written, "dx": dx, **settled}
     if (cut := resident_cut(v)) is not None:
-        arguments = {**read, "d_residual": written, "dx": dx, **settled, **v.sizes()}
-        _resident(resident.backward, cut, arguments, v.constants() | flags | {"ACT": act})
+        _whole(resident.resident_backward, v, cut, whole, flags | {"ACT": act})
+        return dx, d_weight, d_bias, d_residual
+    if (cut := looped_cut(v)) is not None:
+        _whole(looped.looped_backward, v, cut, whole, flags | {"ACT": act})
         return dx, d_weight, d_bias, d_residual
     cut = streaming_cut(v, x.device)
     staging = x.new_empty((2, cut.splits, v.channels), dtype=torch.float32)
@@ -193,7 +199,11 @@ def _per_channel(
     run(Launch(kernel, grid, given, {**constants, "SP": width, "BLOCK": block}, warps))
 
 
-def _resident(
-    kernel: Any, cut: Cut, arguments: Mapping[str, Any], constants: Mapping[str, Any]
+def _whole(
+    kernel: Any, v: View, cut: Cut, arguments: Mapping[str, Any], constants: Mapping[str, Any]
 ) -> None:
-    run(Launch(kernel, (cut.blocks,), arguments, {**constants, "R": cut.R, "K": cut.K}, cut.warps))
+    """Everything in one launch: a program for each block of channels."""
+    given, fixed = {**arguments, **v.sizes()}, {**v.constants(), "R": cut.R, "K": cut.K}
+    if cut.tiles > 1:
+        given["tiles"], fixed["STAGES"] = cut.tiles, STAGES
+    run(Launch(kernel, (cut.blocks,), given, {**fixed, **constants}, cut.warps))

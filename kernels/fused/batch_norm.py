@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from normbench.kernels.fused import batch_launches as launches
-from normbench.kernels.fused.activations import IDENTITY, RELU
+from normbench.kernels.fused.activations import IDENTITY
 from normbench.kernels.fused.batch_launches import Renorm
 from normbench.kernels.fused.tiles import dense
 
@@ -121,15 +121,13 @@ class _Trained(torch.autograd.Function):
         act: int,
         keep_bits: bool,
     ) -> Tensor:
-        counters = (None, None, None)
-        if renorm is not None:
-            counters = (renorm.step, renorm.active, renorm.newest)
+        counters = (renorm.step, renorm.active, renorm.newest) if renorm else (None,) * 3
         y, saved, bits = _forward(
             x, residual, weight, bias, *running, *counters,
             [] if renorm is None else list(renorm.limits), momentum, eps, act, keep_bits,
         )  # fmt: skip
         _keep(ctx, x, residual, saved, bits, (weight, bias), act, evaluating=False)
-        return y
+        return y  # type: ignore[no-any-return]
 
     @staticmethod
     @once_differentiable  # its own backward is not written: an error, not a wrong number
@@ -153,7 +151,7 @@ class _Evaluated(torch.autograd.Function):
         act: int,
         standard_deviation: bool,
     ) -> Tensor:
-        y = _evaluate(x, residual, weight, bias, mean, spread, eps, act, standard_deviation)
+        y: Tensor = _evaluate(x, residual, weight, bias, mean, spread, eps, act, standard_deviation)
         wide = spread.float()
         rstd = 1 / (wide if standard_deviation else torch.sqrt(wide + eps))
         scale = rstd if weight is None else rstd * weight.float()
@@ -302,7 +300,6 @@ def evaluated(
     x = dense(x)
     residual = None if residual is None else dense(residual, x)
     arguments = (x, residual, weight, bias, running_mean, running_spread, eps, act)
-    if not torch.is_grad_enabled():
-        return _evaluate(*arguments, standard_deviation)
-    y: Tensor = _Evaluated.apply(*arguments, standard_deviation)
+    run = _Evaluated.apply if torch.is_grad_enabled() else _evaluate
+    y: Tensor = run(*arguments, standard_deviation)
     return y

@@ -34,7 +34,7 @@ class FusedNorm(nn.Module):
     def finish(self, y: Tensor, residual: Tensor | None) -> Tensor:
         """Residual and activation, composed."""
         y = y if residual is None else y + residual
-        return y if self.act is None else self.act(y)  # type: ignore[no-any-return]
+        return y if self.act is None else self.act(y)
 
     def fused(
         self, x: Tensor, residual: Tensor | None, kernel: Callable[[Tensor | None, int], Tensor]

@@ -20,21 +20,25 @@ from batch_reference import (
 from torch import Tensor
 
 from normbench.kernels.fused import batch_norm as kernels
-from normbench.kernels.fused.tiles import resident_cut, view
+from normbench.kernels.fused.tiles import View, looped_cut, resident_cut, view
 
 # Lanes outside of a tile hold no values of x: what is computed from them is not stored.
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
 
 FIRST, LAST = torch.contiguous_format, torch.channels_last
+RESIDENT, LOOPED, STREAMING = "resident", "looped", "streaming"
 GEOMETRIES = [
-    ((3, 3, 56, 56), FIRST, False), ((2, 3, 56, 56), FIRST, True), ((3, 3, 56, 56), LAST, False),
-    ((2, 63, 7, 7), FIRST, True), ((4, 63, 7, 7), LAST, True), ((16, 65, 7, 7), LAST, False),
-    ((2, 72, 14, 14), LAST, True), ((3, 72, 14, 14), LAST, False), ((33, 16, 14, 14), FIRST, False),
-    ((4, 2048, 1, 1), FIRST, True), ((2, 1, 14, 14), FIRST, True), ((40, 1, 14, 14), FIRST, False),
-    ((200, 5), FIRST, True), ((4, 6, 50), FIRST, True),
-    ((2, 3, 4, 5, 6), torch.channels_last_3d, True),
+    ((2, 3, 56, 56), FIRST, RESIDENT), ((3, 3, 56, 56), FIRST, LOOPED),
+    ((12, 3, 56, 56), FIRST, STREAMING), ((3, 3, 56, 56), LAST, STREAMING),
+    ((2, 63, 7, 7), FIRST, RESIDENT), ((4, 63, 7, 7), LAST, RESIDENT),
+    ((16, 65, 7, 7), LAST, LOOPED), ((45, 65, 7, 7), LAST, STREAMING),
+    ((2, 72, 14, 14), LAST, RESIDENT), ((11, 72, 14, 14), LAST, STREAMING),
+    ((170, 8, 14, 14), FIRST, STREAMING), ((4, 2048, 1, 1), FIRST, RESIDENT),
+    ((2, 1, 14, 14), FIRST, RESIDENT), ((40, 1, 14, 14), FIRST, LOOPED),
+    ((200, 5), FIRST, RESIDENT), ((4, 6, 50), FIRST, RESIDENT),
+    ((2, 3, 4, 5, 6), torch.channels_last_3d, RESIDENT),
 ]  # fmt: skip
-"""Shape, memory format, and whether one program holds a block of channels."""
+"""Shape, memory format, and how the kernels go over it."""
 
 SPREADS = [(0.0, 1.0), (10.0, 1.0), (1e4, 1.0), (100.0, 0.01)]
 """Mean and standard deviation of the input."""
@@ -56,6 +60,12 @@ def forms() -> list[tuple[int, ...]]:
             dtype, act, residual = next(rest)
         found.append((geometry, dtype, act, residual, next(spreads)))
     return found
+
+
+def form_of(x: View) -> str:
+    if resident_cut(x) is not None:
+        return RESIDENT
+    return LOOPED if looped_cut(x) is not None else STREAMING
 
 
 def case(shape, memory_format, dtype, residual, spread, affine=True) -> Layer:
@@ -89,9 +99,9 @@ def types(layer: Layer) -> list[torch.dtype]:
 
 @pytest.mark.parametrize(("geometry", "dtype", "act", "residual", "spread"), forms())
 def test_forward_and_backward(geometry, dtype, act, residual, spread) -> None:
-    shape, memory_format, resident = GEOMETRIES[geometry]
+    shape, memory_format, form = GEOMETRIES[geometry]
     layer = case(shape, memory_format, DTYPES[dtype], residual, SPREADS[spread])
-    assert (resident_cut(view(layer.x)) is not None) == resident
+    assert form_of(view(layer.x)) == form
     layer = without_kinks(layer, act)
     exact = run(plain_z, layer, act, torch.float64)
     native = run(native_z, layer, act, layer.x.dtype)
@@ -104,4 +114,4 @@ def test_the_fuzz_covers_every_activation_type_and_spread() -> None:
     for column, choices in ((1, 3), (2, len(ACTIVATIONS)), (3, 2), (4, len(SPREADS))):
         assert {form[column] for form in found} == set(range(choices))
     kinds = {(GEOMETRIES[f[0]][2], f[2], f[3]) for f in found}
-    assert len(kinds) >= 20  # of 24: streaming or resident, activation, residual
+    assert len(kinds) >= 26  # of 36: how, activation, residual

@@ -20,9 +20,11 @@ SHAPES = [
     ((4, 24, 7, 7), FIRST),
     ((4, 24, 7, 7), LAST),
     ((3, 24, 20, 20), LAST),
-    ((65, 5, 12, 12), FIRST),
+    ((65, 3, 12, 12), FIRST),
+    ((6, 20, 20, 20), LAST),
+    ((230, 2, 12, 12), FIRST),
 ]
-"""Both layouts with one launch, and with several."""
+"""Both layouts resident, looped and streaming."""
 
 RELU, SILU = 1, 2
 

@@ -88,7 +88,10 @@ def launched(shape, memory_format, act, residual) -> tuple[list[str], list[str]]
 @FORMATS
 @pytest.mark.parametrize("residual", [True, False])
 def test_how_many_launches(memory_format, residual) -> None:
-    assert launched((2, 64, 7, 7), memory_format, RELU, residual) == (["forward"], ["backward"])
+    assert launched((2, 64, 7, 7), memory_format, RELU, residual) == (
+        ["resident_forward"],
+        ["resident_backward"],
+    )
     assert launched((8, 64, 112, 112), memory_format, RELU, residual) == (
         ["stats", "settle", "apply"],
         ["backward_stats", "backward_settle", "backward_apply"],

@@ -85,7 +85,8 @@ def register(
         _METHODS[name] = MethodInfo(
             name, title, family, equation, citation,
             _with_defaults(name, builder, params or {}), builder,
-            consumes_activation, weight, prepare, observe, model, policy, module, summary, fallback,
+            consumes_activation, weight, prepare, observe, model, policy, module, summary,
+            fallback=fallback,
         )  # fmt: skip
         # Hashed now, not when first asked for: an edit of the file during a long run must not put
         # its hash on records of the code that was loaded. Without source there is no hash, and

@@ -73,11 +73,12 @@ class _Training:
         """What autograd keeps for the backward."""
         parameters = list(self.model.parameters())
         own = {_storage(t) for t in chain(parameters, self.model.buffers())}
-        cast = {p.shape for p in parameters}  # autocast's copies of parameters
+        # Autocast's copies of parameters, transposed ones too.
+        cast = {tuple(sorted(p.shape)) for p in parameters}
         kept: dict[int, int] = {}
 
         def remember(tensor: Tensor) -> Tensor:
-            if _storage(tensor) not in own and tensor.shape not in cast:
+            if _storage(tensor) not in own and tuple(sorted(tensor.shape)) not in cast:
                 kept[_storage(tensor)] = tensor.untyped_storage().nbytes()
             return tensor
 

@@ -18,6 +18,7 @@ from kernel_targets import Bench, Key, targets
 from normbench import spool
 from normbench.cells import Record
 from normbench.engine.execute import identify
+from normbench.timing.contestants import FOREIGN
 
 GAP = "–"
 RATIOS = (
@@ -42,7 +43,7 @@ def tables(records: Sequence[Record]) -> str:
             parts.append(f"{older} records of older code are left out.")
         slots, bench = resnet50_slots(), Bench(current)
         parts += [targets(bench, slots), _resnet50(bench, slots), _others(bench, slots)]
-        parts += [_steps(bench), _failures(bench)]
+        parts += [_rare_peers(bench), _steps(bench), _failures(bench)]
     return "\n\n".join(filter(None, parts)) or "There are no records of kernels: unmeasured."
 
 
@@ -106,20 +107,22 @@ def _others(bench: Bench, slots: Sequence[Slot]) -> str:
     if not lines:
         return "Other layers, layouts and types: unmeasured."
     head = [_row("case", *COLUMNS), _row(*["---"] * (1 + len(COLUMNS)))]
-    maximal = _maximal(bench)
-    return "\n".join(["Other layers, layouts and types, as above.", "", *head, *lines, *maximal])
+    return "\n".join(["Other layers, layouts and types, as above.", "", *head, *lines])
 
 
-def _maximal(bench: Bench) -> list[str]:
+def _rare_peers(bench: Bench) -> str:
     """Peers that only some cases have."""
     lines = []
-    for peer in ("compiled_max", "apex", "attorch"):
-        for key in sorted(bench.cases()):
-            if (value := bench.figure(key, f"{peer}_graph_both_ratio")) is not None:
-                lines.append(f"{key.batch}×{key.channels}×{key.size}² {key.form} {value:.2f}")
-        if lines:
-            lines = ["", f"× {peer}: {'; '.join(lines)}."]
-    return lines
+    for peer in ("compiled_max", *FOREIGN):
+        name = f"{peer}_graph_both_ratio"
+        found = [(key, bench.figure(key, name)) for key in sorted(bench.cases())]
+        said = [
+            f"{key.batch}×{key.channels}×{key.size}² {key.form} {ratio:.2f}"
+            for key, ratio in found
+            if ratio is not None
+        ]
+        lines.append(f"- {peer}: {'; '.join(said) or 'unmeasured'}")
+    return "\n".join(["× of other peers, forward and backward in a CUDA graph:", "", *lines])
 
 
 def _steps(bench: Bench) -> str:

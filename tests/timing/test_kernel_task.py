@@ -39,7 +39,7 @@ def measured(cell: Cell, l2_bytes: int = 6000) -> tuple[Outcome, MadeUpWatch]:
 
 
 def test_every_mode_and_part_is_timed_and_summed_up() -> None:
-    outcome, watch = measured(make_cell("batch_norm_triton", "add_relu", "eager"))
+    outcome, _ = measured(make_cell("batch_norm_triton", "add_relu", "eager"))
     metrics = outcome.metrics
     for mode in MODES:
         for part in PARTS:

@@ -1,7 +1,8 @@
 """The kernels, interpreted on the CPU. Runs in a pytest process of its own (`make test`).
 
 Triton decides when it is imported whether it interprets, so the variable is set before anything
-imports it; a process that has it already, compiling, skips these tests.
+imports it; a process that has it already, compiling, skips these tests. Where there is a CUDA
+device the kernels are compiled, and the same tests are put to them there (`make gpu`).
 """
 
 from __future__ import annotations
@@ -9,25 +10,39 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-
-if "triton" not in sys.modules:
-    os.environ["TRITON_INTERPRET"] = "1"
-
 import torch
+
+if "triton" not in sys.modules and not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 from normbench.kernels.fused.dispatch import interpreted
 
+ON_A_DEVICE = torch.cuda.is_available() and not interpreted()
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if not interpreted():
+    if not (interpreted() or ON_A_DEVICE):
         reason = "Triton compiles in this process: run `pytest tests/interpreter` by itself"
         for item in items:
             if "tests/interpreter" in item.path.as_posix():
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def _on_the_device() -> Iterator[None]:
+    """What a test makes without naming a device is made on the GPU.
+
+    Generators do not follow: tests say `torch.Generator(torch.get_default_device())`.
+    """
+    if ON_A_DEVICE:
+        torch.set_default_device("cuda")
+    yield
+    torch.set_default_device(None)
 
 
 class _Nothing:

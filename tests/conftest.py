@@ -36,6 +36,7 @@ _FOLDERS = {
     "WANDB_DIR": "wandb",
     "WANDB_CACHE_DIR": "wandb",
     "WANDB_CONFIG_DIR": "wandb",
+    "TRITON_CACHE_DIR": "triton",
 }
 
 

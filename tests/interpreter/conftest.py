@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,16 @@ if "triton" not in sys.modules:
     os.environ["TRITON_INTERPRET"] = "1"
 
 import torch
+from traffic import counted
 
 from normbench.kernels.fused.dispatch import interpreted
+
+
+@pytest.fixture(autouse=True)
+def _within_bounds() -> Iterator[None]:
+    """No test reads or writes outside of what it gave a kernel; values alone would not tell."""
+    with counted():
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

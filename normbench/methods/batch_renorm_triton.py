@@ -4,7 +4,7 @@ r"""Batch Renormalization with the activation and the residual of its slot, in o
 
 Equation, schedule and parameters are `batch_renorm`'s. On CUDA devices r, d, the schedule and the
 running values are computed on the device, in the pass that merges the statistics; the rest costs
-what batch norm costs (docs/decisions/004). Elsewhere, and in float64, the layer is `batch_renorm`
+what batch norm costs (docs/decisions/005). Elsewhere, and in float64, the layer is `batch_renorm`
 followed by the activation.
 
 Checkpoints have `nn.BatchNorm2d`'s keys: σ is converted, running_var = running_std² − eps, when

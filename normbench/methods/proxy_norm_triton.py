@@ -4,7 +4,7 @@ r"""Proxy Normalization on layer norm (groups=1) or group norm, in our Triton ke
     u = gamma·((1 + g̃)·ξ + b̃) + beta,  ξ standard normal
 
 Equation, parameters and state are `proxy_norm`'s. On CUDA devices statistics, affine, activation
-and the proxy's affine take one pass to read and one to write (docs/decisions/004). Elsewhere, in
+and the proxy's affine take one pass to read and one to write (docs/decisions/005). Elsewhere, in
 float64, and for activations that the kernels do not know the layer is `proxy_norm`.
 
 Labatie, Masters, Eaton-Rosen & Luschi, "Proxy-Normalizing Activations to Match Batch

@@ -1,4 +1,4 @@
-"""What the kernels move, counted, is what docs/decisions/004-fused-kernels.md says they move.
+"""What the kernels move, counted, is what docs/decisions/005-fused-kernels.md says they move.
 
 In passes over the activation: bytes divided by those of x. Values per channel are counted too, and
 are what the 5% are for.

@@ -15,7 +15,12 @@ TILE = 2048
 """Elements of a tile that is passed over."""
 
 RESIDENT = 8192
-"""Elements that one program holds: 32 in each thread of 8 warps."""
+"""Elements that one program holds at most."""
+
+PER_THREAD = 16
+"""Elements of a tile in each thread; half as many where it reads them one by one."""
+
+MOST_WARPS = 16
 
 MOST_PARTS = 256
 """Partial results of a sample's group; more would make their merge cost more than they save."""
@@ -96,10 +101,15 @@ class SampleCut:
     def constants(self, v: SampleView) -> dict[str, int | bool]:
         """Layout, tile, and what divides C, HW and the unit: decides the width of loads."""
         return {
-            "LAST": v.last, "R": self.R, "K": self.K, "MANY": self.unit > v.per_group,
+            "LAST": v.last, "R": self.R, "K": self.K, "MANY": self._many(v.per_group),
             "AC": alignment(v.channels), "AH": alignment(v.positions),
             "AU": alignment(self.unit),
         }  # fmt: skip
+
+    def _many(self, per_group: int) -> int:
+        if self.unit == per_group:
+            return 0
+        return per_group if per_group == alignment(per_group) else -1
 
     def sizes(self, v: SampleView) -> dict[str, int]:
         """Arguments of the kernels; C, HW and the unit without the factor in `constants`."""
@@ -112,21 +122,24 @@ class SampleCut:
         }  # fmt: skip
 
 
-def streaming_cut(v: SampleView, device: torch.device, at_once: int) -> SampleCut:
+def streaming_cut(
+    v: SampleView, device: torch.device, at_once: int, tile: int = TILE
+) -> SampleCut:
     """Tiles for passes that read everything, `at_once` samples in a launch."""
     if v.last:
         widest = max(1, min(64, max(SECTOR, power_of_two(v.channels))))
         width, unit = _channels(v, widest)
-        R, K = min(TILE // width, power_of_two(v.positions)), width
+        R, K = min(tile // width, power_of_two(v.positions)), width
         tiles = -(-v.positions // R)
     else:
-        K = best_width(v.positions, 32, TILE if v.channels == 1 else TILE // 2)
-        R, unit = _channels(v, min(TILE // K, power_of_two(v.channels)))
+        K = best_width(v.positions, 32, tile if v.channels == 1 else tile // 2)
+        R, unit = _channels(v, min(tile // K, power_of_two(v.channels)))
         tiles = -(-v.positions // K)
     width = K if v.last else R
     pieces = -(-unit // width)
     blocks = -(-v.channels // unit) * pieces
-    cut = SampleCut(R, K, unit, pieces, blocks, tiles, 1, tiles, 1, 4)
+    aligned = v.last or v.channels == 1 or alignment(v.positions) >= 4
+    cut = SampleCut(R, K, unit, pieces, blocks, tiles, 1, tiles, 1, 4 if aligned else 8)
     return _shared(cut, at_once, device)
 
 
@@ -142,10 +155,13 @@ def resident_cut(v: SampleView, device: torch.device) -> SampleCut | None:
     if side * width > RESIDENT or (v.last and unit < min(SECTOR // 2, v.channels)):
         return None
     R, K = (side, width) if v.last else (width, side)
-    size = R * K
-    warps = 8 if size > 4096 else 4 if size > 1024 else 2 if size > 256 else 1
+    aligned = v.last or alignment(v.positions) >= 4
+    warps = max(1, R * K // (32 * (PER_THREAD if aligned else PER_THREAD // 2)))
+    if warps > MOST_WARPS:
+        return None
     cut = SampleCut(R, K, unit, 1, -(-v.channels // unit), 1, 1, 1, 1, warps)
-    return _shared(cut, v.samples, device)
+    # What a program adds up per channel over its samples costs registers that large tiles need.
+    return _shared(cut, v.samples, device) if R * K <= TILE else cut
 
 
 def best_width(extent: int, narrowest: int, widest: int) -> int:

@@ -7,7 +7,8 @@ axis of the grid share a block: each takes all tiles of some samples, or one par
 one sample. Offsets are 64-bit up to the tile and 32-bit inside.
 
 Values per channel of a block are vectors; a value per group is such a vector too where a block has
-many groups, else one number.
+many groups, else one number. MANY is the number of channels of such a group if it is a power of
+two, −1 if it is not, and 0 where a block has one group.
 """
 
 # Triton reads the annotations of jitted functions: no `from __future__ import annotations` here.
@@ -89,7 +90,12 @@ def in_tile(values, LAST: tl.constexpr, VECTOR: tl.constexpr):
 def of_group(sums, c, inside, CG, MANY: tl.constexpr):
     """Sum over the channels of a group in this block, for each channel of the block or for all."""
     sums = tl.where(inside, sums, 0.0)
-    if MANY:
+    if MANY > 0:
+        width: tl.constexpr = sums.shape[0]
+        per_group = tl.sum(tl.reshape(sums, (width // MANY, MANY)), 1)
+        everywhere = tl.broadcast_to(per_group[:, None], (width // MANY, MANY))
+        return tl.reshape(everywhere, (width,))
+    elif MANY < 0:
         same = (c // CG)[:, None] == (c // CG)[None, :]
         return tl.sum(tl.where(same, sums[None, :], 0.0), 1)
     else:

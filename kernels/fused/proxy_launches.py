@@ -8,6 +8,7 @@ program knows its number in the whole: the results are the same, bit for bit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from normbench.kernels.fused import proxy_resident, proxy_streaming, proxy_table
 from normbench.kernels.fused.activations import RELU
 from normbench.kernels.fused.launch import Launch, power_of_two, run
 from normbench.kernels.fused.proxy_cuts import (
+    TILE,
     SampleCut,
     SampleView,
     resident_cut,
@@ -26,7 +28,8 @@ from normbench.kernels.fused.proxy_cuts import (
     streaming_cut,
 )
 
-STAGES = 2
+import os
+STAGES = int(os.environ.get("ST","2"))
 """Tiles in flight in the loops."""
 
 CHUNK = 24 * 2**20
@@ -92,7 +95,7 @@ def forward(x: Tensor, learned: Learned, to: Settings) -> tuple[Tensor, Tensor, 
         if learned.bias is not None:
             _settle(v, None, slice(0, 0), 1, statistics, moments, learned, to)
         given = {**of_x, **affine, **cut.sizes(v), "values": float(v.values), "eps": to.eps}
-        _run(proxy_resident.forward, v, cut, v.samples, given, flags)
+        _run(proxy_resident.forward, v, cut, v.samples, given, flags | {"LOOP": cut.per_program > 1})
         return y, statistics, moments
     runs, many = v.runs(), _samples_at_once(x)
     each = runs.samples // v.samples
@@ -100,7 +103,7 @@ def forward(x: Tensor, learned: Learned, to: Settings) -> tuple[Tensor, Tensor, 
     cut = streaming_cut(v, x.device, many)
     parts = first.parts * first.pieces
     staging = x.new_empty((4, parts, v.samples * v.groups), dtype=torch.float32)
-    for chunk in _chunks(v, cut, many, to):
+    for chunk in _chunks(v, many, to, cut):
         wide = slice(chunk.start * each, chunk.stop * each)
         _pass(proxy_streaming.stats, runs, first, wide, {"x": x, "staging": staging}, {})
         _settle(v, staging, chunk, parts, statistics, moments, learned, to)
@@ -130,18 +133,19 @@ def backward(
         sums = x.new_empty((4, programs, v.channels), dtype=torch.float32)
         given = {**read, "dx": dx, "sums": sums, **cut.sizes(v), "PROGRAMS": programs}
         given["values"] = float(v.values)
-        _run(proxy_resident.backward, v, cut, v.samples, given, flags)
+        _run(proxy_resident.backward, v, cut, v.samples, given, flags | {"LOOP": cut.per_program > 1})
         _backward_settle(v, None, None, sums, moments, slice(0, 0), 1, learned, to, written)
         return dx, written[0], written[1], written[2], written[3]
     many = _samples_at_once(x)
+    first = streaming_cut(v, x.device, many, TILE // 2)
     cut = streaming_cut(v, x.device, many)
-    parts, programs = cut.parts * cut.pieces, cut.programs(v.samples)
+    parts, programs = first.parts * first.pieces, first.programs(v.samples)
     groups = x.new_empty((2, parts, v.samples * v.groups), dtype=torch.float32)
     sums = x.new_empty((4, programs, v.channels), dtype=torch.float32)
     means = x.new_empty((2, v.samples * v.groups), dtype=torch.float32)
-    for chunk in _chunks(v, cut, many, to):
+    for chunk in _chunks(v, many, to, first, cut):
         given = {**read, "groups": groups, "sums": sums, "PROGRAMS": programs}
-        _pass(proxy_streaming.backward_stats, v, cut, chunk, given, flags)
+        _pass(proxy_streaming.backward_stats, v, first, chunk, given, flags)
         _backward_settle(v, groups, means, sums, moments, chunk, parts, learned, to, written)
         _pass(proxy_streaming.backward_apply, v, cut, chunk, {**read, "means": means, "dx": dx}, flags)
     return dx, written[0], written[1], written[2], written[3]
@@ -158,9 +162,10 @@ def _samples_at_once(x: Tensor) -> int:
     return max(1, min(x.shape[0], CHUNK * x.shape[0] // (x.numel() * x.element_size())))
 
 
-def _chunks(v: SampleView, cut: SampleCut, many: int, to: Settings) -> Iterator[slice]:
+def _chunks(v: SampleView, many: int, to: Settings, *cuts: SampleCut) -> Iterator[slice]:
     """Samples of each round of launches; no program has samples of two."""
-    step = -(-many // cut.per_program) * cut.per_program if to.chunked else v.samples
+    together = math.lcm(*(cut.per_program for cut in cuts))
+    step = -(-many // together) * together if to.chunked else v.samples
     for start in range(0, v.samples, step):
         yield slice(start, min(start + step, v.samples))
 
@@ -173,7 +178,7 @@ def _run(
     arguments: Mapping[str, Any],
     constants: Mapping[str, Any],
 ) -> None:
-    fixed = {**cut.constants(v), "STAGES": STAGES, **constants}
+    fixed = {**cut.constants(v), **constants}
     run(Launch(kernel, (cut.blocks, cut.programs(samples)), arguments, fixed, cut.warps))
 
 
@@ -190,7 +195,7 @@ def _pass(
         **arguments, **cut.sizes(v), "PIECES": cut.pieces, "TILES": cut.tiles,
         "PARTS": cut.parts, "PER_PART": cut.per_part, "skip": cut.programs(chunk.start),
     }  # fmt: skip
-    _run(kernel, v, cut, chunk.stop - chunk.start, given, constants)
+    _run(kernel, v, cut, chunk.stop - chunk.start, given, {**constants, "STAGES": STAGES})
 
 
 def _settle(

@@ -133,8 +133,9 @@ def backward_stats(
     program = tl.program_id(1) + skip
     c, inside, first, _ = block_of(tl.program_id(0), C, U8 * AU, PIECES, LAST, R, K)
     start, stop, part = samples_of(program, N, PARTS, PER_PROGRAM)
-    gamma, shift = load_channels(weight, c, inside), load_channels(bias, c, inside)
-    m, s = load_moments(moments, c, inside, C, PROXY)
+    shift = load_channels(bias, c, inside)
+    m, _ = load_moments(moments, c, inside, C, PROXY)
+    at, m = in_tile(shift, LAST, True), in_tile(m, LAST, True)
     begin = part * PER_PART
     end = tl.minimum(begin + PER_PART, TILES)
     row = N * G * PARTS * PIECES
@@ -143,7 +144,7 @@ def backward_stats(
     out_phi = tl.zeros((R, K), tl.float32)
     for n in tl.range(start, stop):
         high, low, rstd = statistics_of(statistics, n, N, G, c, first, inside, CG, MANY)
-        scale = in_tile(gamma * rstd, LAST, True)
+        scale = in_tile(load_channels(weight, c, inside) * rstd, LAST, True)
         high, low = in_tile(high, LAST, MANY), in_tile(low, LAST, MANY)
         du = tl.zeros((R, K), tl.float32)
         duy = tl.zeros((R, K), tl.float32)
@@ -151,14 +152,16 @@ def backward_stats(
             base, offsets, mask = tile_at(n, p, first, inside, C, HW, LAST, R, K)
             v = tl.load(x + base + offsets, mask, 0.0).to(tl.float32)
             dy = tl.load(g + base + offsets, mask, 0.0).to(tl.float32)
-            at = in_tile(shift, LAST, True)
             dz = tl.where(mask, z_gradient(dy, v, high, low, scale, at, ACT, PROXY), 0.0)
             du += dz
             duy += dz * ((v - high) - low)
             if PROXY:
                 phi = activate(affine(v, high, low, scale, at), ACT)
                 out_g += dy
-                out_phi += dy * (phi - in_tile(m, LAST, True))
+                out_phi += dy * (phi - m)
+        # Loaded anew: a value per channel that is kept over the loop costs registers.
+        _, s = load_moments(moments, c, inside, C, PROXY)
+        gamma = load_channels(weight, c, inside)
         channel_du = over_positions(du, LAST) * s
         channel_duy = over_positions(duy, LAST) * s * rstd
         all_du += channel_du

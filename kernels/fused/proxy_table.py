@@ -130,6 +130,28 @@ def proxy_backward(a, b, dm, dv, ACT: tl.constexpr, RULE: tl.constexpr):
         return tl.sum(du * xi, 0), tl.sum(du, 0)
 
 
+@triton.jit
+def merge_statistics(staging, statistics, column, inside, PARTS, COLUMNS, eps, SP: tl.constexpr):
+    """Mean and 1/σ of some samples' groups from their parts."""
+    high, low, variance = merge(staging, column, inside, PARTS, COLUMNS, SP)
+    tl.store(statistics + column, high, inside)
+    tl.store(statistics + COLUMNS + column, low, inside)
+    rstd = tl.div_rn(1.0, tl.sqrt_rn(variance + eps))
+    tl.store(statistics + 2 * COLUMNS + column, rstd, inside)
+
+
+@triton.jit
+def store_moments(
+    moments, weight, bias, proxy_weight, proxy_bias, c, inside, C, proxy_eps,
+    ACT: tl.constexpr, RULE: tl.constexpr,
+):  # fmt: skip
+    """The proxy's m and s of some channels."""
+    _, _, _, a, b = proxy_of(weight, bias, proxy_weight, proxy_bias, c, inside)
+    m, v = proxy_moments(a, b, ACT, RULE)
+    tl.store(moments + c, m, inside)
+    tl.store(moments + C + c, tl.div_rn(1.0, tl.sqrt_rn(v + proxy_eps)), inside)
+
+
 @triton.jit(do_not_specialize=COUNTS)
 def settle(
     staging, statistics, moments, weight, bias, proxy_weight, proxy_bias,
@@ -137,24 +159,28 @@ def settle(
     ACT: tl.constexpr, RULE: tl.constexpr, PROXY: tl.constexpr,
     SP: tl.constexpr, COLUMN_BLOCK: tl.constexpr, CHANNEL_BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Mean and 1/σ of the samples' groups FIRST to STOP from their parts; m and s per channel."""
-    program = tl.program_id(0)
-    if program < MERGERS:
+    """Statistics of the samples' groups FIRST to STOP from their parts; m and s per channel."""
+    column = FIRST + tl.program_id(0) * COLUMN_BLOCK + tl.arange(0, COLUMN_BLOCK)
+    c = (tl.program_id(0) - MERGERS) * CHANNEL_BLOCK + tl.arange(0, CHANNEL_BLOCK)
+    if tl.program_id(0) < MERGERS:
         if staging is not None:
-            column = FIRST + program * COLUMN_BLOCK + tl.arange(0, COLUMN_BLOCK)
-            inside = column < STOP
-            high, low, variance = merge(staging, column, inside, PARTS, COLUMNS, SP)
-            rstd = tl.div_rn(1.0, tl.sqrt_rn(variance + eps))
-            tl.store(statistics + column, high, inside)
-            tl.store(statistics + COLUMNS + column, low, inside)
-            tl.store(statistics + 2 * COLUMNS + column, rstd, inside)
+            merge_statistics(staging, statistics, column, column < STOP, PARTS, COLUMNS, eps, SP)
     elif PROXY:
-        c = (program - MERGERS) * CHANNEL_BLOCK + tl.arange(0, CHANNEL_BLOCK)
-        inside = c < C
-        _, _, _, a, b = proxy_of(weight, bias, proxy_weight, proxy_bias, c, inside)
-        m, v = proxy_moments(a, b, ACT, RULE)
-        tl.store(moments + c, m, inside)
-        tl.store(moments + C + c, tl.div_rn(1.0, tl.sqrt_rn(v + proxy_eps)), inside)
+        store_moments(
+            moments, weight, bias, proxy_weight, proxy_bias, c, c < C, C, proxy_eps, ACT, RULE
+        )
+
+
+@triton.jit
+def merge_means(groups, means, column, inside, PARTS, COLUMNS, values, SP: tl.constexpr):
+    """The means that dx subtracts, of some samples' groups, from their parts."""
+    part = tl.arange(0, SP)[:, None]
+    at = part * COLUMNS + column[None, :]
+    mask = (part < PARTS) & inside[None, :]
+    du = tl.sum(tl.load(groups + at, mask, 0.0), 0)
+    duy = tl.sum(tl.load(groups + PARTS * COLUMNS + at, mask, 0.0), 0)
+    tl.store(means + column, du / values, inside)
+    tl.store(means + COLUMNS + column, duy / values, inside)
 
 
 @triton.jit
@@ -168,6 +194,31 @@ def over_programs(sums, c, inside, C, PROGRAMS, ROWS: tl.constexpr, WIDTH: tl.co
     return tl.sum(total, 0)
 
 
+@triton.jit
+def parameter_gradients(
+    sums, moments, weight, bias, proxy_weight, proxy_bias,
+    d_weight, d_bias, d_proxy_weight, d_proxy_bias, c, inside, C, PROGRAMS,
+    ACT: tl.constexpr, RULE: tl.constexpr, PROXY: tl.constexpr,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Gradients of the parameters of some channels, through z and through m and s."""
+    row = PROGRAMS * C
+    d_gamma = over_programs(sums, c, inside, C, PROGRAMS, ROWS, WIDTH)
+    if PROXY:
+        d_beta = over_programs(sums + row, c, inside, C, PROGRAMS, ROWS, WIDTH)
+        sum_g = over_programs(sums + 2 * row, c, inside, C, PROGRAMS, ROWS, WIDTH)
+        d_s = over_programs(sums + 3 * row, c, inside, C, PROGRAMS, ROWS, WIDTH)
+        gamma, stretch, move, a, b = proxy_of(weight, bias, proxy_weight, proxy_bias, c, inside)
+        s = tl.load(moments + C + c, inside, 0.0)
+        d_a, d_b = proxy_backward(a, b, -s * sum_g, -0.5 * s * s * s * d_s, ACT, RULE)
+        d_gamma += d_a * stretch + d_b * move
+        tl.store(d_bias + c, (d_beta + d_b).to(d_bias.dtype.element_ty), inside)
+        d_g, d_move = d_a * gamma, d_b * gamma
+        tl.store(d_proxy_weight + c, d_g.to(d_proxy_weight.dtype.element_ty), inside)
+        tl.store(d_proxy_bias + c, d_move.to(d_proxy_bias.dtype.element_ty), inside)
+    tl.store(d_weight + c, d_gamma.to(d_weight.dtype.element_ty), inside)
+
+
 @triton.jit(do_not_specialize=COUNTS)
 def backward_settle(
     groups, means, sums, moments, weight, bias, proxy_weight, proxy_bias,
@@ -177,37 +228,15 @@ def backward_settle(
     SP: tl.constexpr, COLUMN_BLOCK: tl.constexpr, CHANNEL_BLOCK: tl.constexpr,
     ROWS: tl.constexpr,
 ):  # fmt: skip
-    """The means that dx subtracts, per sample and group; the gradients of the parameters."""
-    program = tl.program_id(0)
-    if program < MERGERS:
+    """The means that dx subtracts, of groups FIRST to STOP; the gradients of the parameters."""
+    column = FIRST + tl.program_id(0) * COLUMN_BLOCK + tl.arange(0, COLUMN_BLOCK)
+    c = (tl.program_id(0) - MERGERS) * CHANNEL_BLOCK + tl.arange(0, CHANNEL_BLOCK)
+    if tl.program_id(0) < MERGERS:
         if groups is not None:
-            column = FIRST + program * COLUMN_BLOCK + tl.arange(0, COLUMN_BLOCK)
-            inside = column < STOP
-            part = tl.arange(0, SP)[:, None]
-            at = part * COLUMNS + column[None, :]
-            mask = (part < PARTS) & inside[None, :]
-            du = tl.sum(tl.load(groups + at, mask, 0.0), 0)
-            duy = tl.sum(tl.load(groups + PARTS * COLUMNS + at, mask, 0.0), 0)
-            tl.store(means + column, du / values, inside)
-            tl.store(means + COLUMNS + column, duy / values, inside)
+            merge_means(groups, means, column, column < STOP, PARTS, COLUMNS, values, SP)
     else:
-        c = (program - MERGERS) * CHANNEL_BLOCK + tl.arange(0, CHANNEL_BLOCK)
-        inside = c < C
-        row = PROGRAMS * C
-        d_gamma = over_programs(sums, c, inside, C, PROGRAMS, ROWS, CHANNEL_BLOCK)
-        if PROXY:
-            d_beta = over_programs(sums + row, c, inside, C, PROGRAMS, ROWS, CHANNEL_BLOCK)
-            sum_g = over_programs(sums + 2 * row, c, inside, C, PROGRAMS, ROWS, CHANNEL_BLOCK)
-            d_s = over_programs(sums + 3 * row, c, inside, C, PROGRAMS, ROWS, CHANNEL_BLOCK)
-            gamma, stretch, move, a, b = proxy_of(
-                weight, bias, proxy_weight, proxy_bias, c, inside
-            )
-            s = tl.load(moments + C + c, inside, 0.0)
-            d_a, d_b = proxy_backward(a, b, -s * sum_g, -0.5 * s * s * s * d_s, ACT, RULE)
-            d_gamma += d_a * stretch + d_b * move
-            tl.store(d_bias + c, (d_beta + d_b).to(d_bias.dtype.element_ty), inside)
-            kind = d_proxy_weight.dtype.element_ty
-            tl.store(d_proxy_weight + c, (d_a * gamma).to(kind), inside)
-            kind = d_proxy_bias.dtype.element_ty
-            tl.store(d_proxy_bias + c, (d_b * gamma).to(kind), inside)
-        tl.store(d_weight + c, d_gamma.to(d_weight.dtype.element_ty), inside)
+        parameter_gradients(
+            sums, moments, weight, bias, proxy_weight, proxy_bias,
+            d_weight, d_bias, d_proxy_weight, d_proxy_bias, c, c < C, C, PROGRAMS,
+            ACT, RULE, PROXY, ROWS, CHANNEL_BLOCK,
+        )  # fmt: skip

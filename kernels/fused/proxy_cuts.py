@@ -18,7 +18,8 @@ RESIDENT = 8192
 """Elements that one program holds at most."""
 
 PER_THREAD = 16
-"""Elements of a tile in each thread; half as many where it reads them one by one."""
+"""Elements of a tile in each thread; half as many where it reads them one by one, or holds a
+value per channel of several groups."""
 
 MOST_WARPS = 16
 
@@ -151,12 +152,12 @@ def resident_cut(v: SampleView, device: torch.device) -> SampleCut | None:
     if v.last:
         several = max(several, min(SECTOR, power_of_two(v.channels)))
     if several >= 2 * v.per_group and v.groups > 1:
-        width, unit = several, min(several // v.per_group, v.groups) * v.per_group
+        width, unit = several, _whole_groups(v, several)
     if side * width > RESIDENT or (v.last and unit < min(SECTOR // 2, v.channels)):
         return None
     R, K = (side, width) if v.last else (width, side)
-    aligned = v.last or alignment(v.positions) >= 4
-    warps = max(1, R * K // (32 * (PER_THREAD if aligned else PER_THREAD // 2)))
+    roomy = unit == v.per_group and (v.last or alignment(v.positions) >= 4)
+    warps = max(1, R * K // (32 * (PER_THREAD if roomy else PER_THREAD // 2)))
     if warps > MOST_WARPS:
         return None
     cut = SampleCut(R, K, unit, 1, -(-v.channels // unit), 1, 1, 1, 1, warps)
@@ -174,8 +175,15 @@ def _channels(v: SampleView, widest: int) -> tuple[int, int]:
     """Channels of a tile and of a unit."""
     several = min(widest, MANY_GROUPS)
     if v.groups > 1 and 2 * v.per_group <= several:
-        return several, min(several // v.per_group, v.groups) * v.per_group
+        return several, _whole_groups(v, several)
     return best_width(v.per_group, min(16, widest), widest), v.per_group
+
+
+def _whole_groups(v: SampleView, width: int) -> int:
+    """Channels of the whole groups in a block: aligned if that takes no more than half of them."""
+    most = min(width // v.per_group, v.groups)
+    counts = [n for n in range(most, 0, -1) if 2 * n >= most and n * v.per_group % 8 == 0]
+    return (counts[0] if v.last and counts else most) * v.per_group
 
 
 def _powers(low: int, high: int) -> list[int]:

@@ -87,14 +87,19 @@ def in_tile(values, LAST: tl.constexpr, VECTOR: tl.constexpr):
 
 
 @triton.jit
+def repeat(values, times: tl.constexpr):
+    """Each value so many times in a row."""
+    groups: tl.constexpr = values.shape[0]
+    return tl.reshape(tl.broadcast_to(values[:, None], (groups, times)), (groups * times,))
+
+
+@triton.jit
 def of_group(sums, c, inside, CG, MANY: tl.constexpr):
     """Sum over the channels of a group in this block, for each channel of the block or for all."""
     sums = tl.where(inside, sums, 0.0)
     if MANY > 0:
-        width: tl.constexpr = sums.shape[0]
-        per_group = tl.sum(tl.reshape(sums, (width // MANY, MANY)), 1)
-        everywhere = tl.broadcast_to(per_group[:, None], (width // MANY, MANY))
-        return tl.reshape(everywhere, (width,))
+        groups: tl.constexpr = sums.shape[0] // MANY
+        return repeat(tl.sum(tl.reshape(sums, (groups, MANY)), 1), MANY)
     elif MANY < 0:
         same = (c // CG)[:, None] == (c // CG)[None, :]
         return tl.sum(tl.where(same, sums[None, :], 0.0), 1)
@@ -112,29 +117,32 @@ def group_sum(values, c, inside, CG, LAST: tl.constexpr, MANY: tl.constexpr):
 
 
 @triton.jit
-def load_group(values, at, c, first, inside, CG, MANY: tl.constexpr):
-    """Value of the groups of a block; `at` is the sample's first."""
-    if MANY:
-        return tl.load(values + at + c // CG, inside, 0.0)
+def load_group(values, n, G, c, first, inside, CG, MANY: tl.constexpr):
+    """Value of the groups of a block in row n of G values."""
+    if MANY > 0:  # fewer registers than a gather
+        group = first // CG + tl.arange(0, c.shape[0] // MANY)
+        return repeat(tl.load(values + n * G + group, group < G, 0.0), MANY)
+    elif MANY < 0:
+        return tl.load(values + n * G + c // CG, inside, 0.0)
     else:
-        return tl.load(values + at + first // CG)
+        return tl.load(values + n * G + first // CG)
 
 
 @triton.jit
 def statistics_of(statistics, n, N, G, c, first, inside, CG, MANY: tl.constexpr):
     """Mean, what its float leaves over and 1/σ of the block's groups in sample n."""
-    high = load_group(statistics, n * G, c, first, inside, CG, MANY)
-    low = load_group(statistics, (N + n) * G, c, first, inside, CG, MANY)
-    return high, low, load_group(statistics, (2 * N + n) * G, c, first, inside, CG, MANY)
+    high = load_group(statistics, n, G, c, first, inside, CG, MANY)
+    low = load_group(statistics, N + n, G, c, first, inside, CG, MANY)
+    return high, low, load_group(statistics, 2 * N + n, G, c, first, inside, CG, MANY)
 
 
 @triton.jit
-def store_group(values, at, value, c, first, inside, CG, MANY: tl.constexpr):
+def store_group(values, n, G, value, c, first, inside, CG, MANY: tl.constexpr):
     """Inverse of `load_group`: one value per group."""
     if MANY:
-        tl.store(values + at + c // CG, value, inside & (c % CG == 0))
+        tl.store(values + n * G + c // CG, value, inside & (c % CG == 0))
     else:
-        tl.store(values + at + first // CG, value)
+        tl.store(values + n * G + first // CG, value)
 
 
 @triton.jit

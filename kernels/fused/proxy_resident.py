@@ -49,9 +49,9 @@ def sample_forward(
     variance = group_sum(d * d, c, inside, CG, LAST, MANY) / values
     high, low = two_sum(pivot, rest)
     rstd = tl.div_rn(1.0, tl.sqrt_rn(variance + eps))
-    store_group(statistics, n * G, high, c, first, inside, CG, MANY)
-    store_group(statistics, (N + n) * G, low, c, first, inside, CG, MANY)
-    store_group(statistics, (2 * N + n) * G, rstd, c, first, inside, CG, MANY)
+    store_group(statistics, n, G, high, c, first, inside, CG, MANY)
+    store_group(statistics, N + n, G, low, c, first, inside, CG, MANY)
+    store_group(statistics, 2 * N + n, G, rstd, c, first, inside, CG, MANY)
     high, low = in_tile(high, LAST, MANY), in_tile(low, LAST, MANY)
     scale = in_tile(load_channels(weight, c, inside) * rstd, LAST, True)
     shift = in_tile(load_channels(bias, c, inside), LAST, True)

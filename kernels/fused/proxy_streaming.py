@@ -60,7 +60,7 @@ def stats(
         channels = CG
     begin = part * PER_PART
     end = tl.minimum(begin + PER_PART, TILES)
-    row = N * G * PARTS * PIECES
+    row = N * PARTS * PIECES
     for n in tl.range(start, stop):
         base, offsets, mask = tile_at(n, begin, first, inside, C, HW, LAST, R, K)
         v = tl.load(x + base + offsets, mask, 0.0).to(tl.float32)
@@ -78,11 +78,11 @@ def stats(
         count = (positions * channels).to(tl.float32)
         offset = group_sum(total, c, inside, CG, LAST, MANY) / count
         square = group_sum(squares, c, inside, CG, LAST, MANY) - offset * offset * count
-        entry = ((part * PIECES + tl.program_id(0) % PIECES) * N + n) * G
-        store_group(staging, entry, pivot, c, first, inside, CG, MANY)
-        store_group(staging, row + entry, offset, c, first, inside, CG, MANY)
-        store_group(staging, 2 * row + entry, square, c, first, inside, CG, MANY)
-        store_group(staging, 3 * row + entry, offset * 0.0 + count, c, first, inside, CG, MANY)
+        entry = (part * PIECES + tl.program_id(0) % PIECES) * N + n
+        store_group(staging, entry, G, pivot, c, first, inside, CG, MANY)
+        store_group(staging, row + entry, G, offset, c, first, inside, CG, MANY)
+        store_group(staging, 2 * row + entry, G, square, c, first, inside, CG, MANY)
+        store_group(staging, 3 * row + entry, G, offset * 0.0 + count, c, first, inside, CG, MANY)
 
 
 @triton.jit(do_not_specialize=COUNTS)
@@ -138,7 +138,7 @@ def backward_stats(
     at, m = in_tile(shift, LAST, True), in_tile(m, LAST, True)
     begin = part * PER_PART
     end = tl.minimum(begin + PER_PART, TILES)
-    row = N * G * PARTS * PIECES
+    row = N * PARTS * PIECES
     all_du, all_duy = shift * 0.0, shift * 0.0
     out_g = tl.zeros((R, K), tl.float32)
     out_phi = tl.zeros((R, K), tl.float32)
@@ -166,11 +166,11 @@ def backward_stats(
         channel_duy = over_positions(duy, LAST) * s * rstd
         all_du += channel_du
         all_duy += channel_duy
-        entry = ((part * PIECES + tl.program_id(0) % PIECES) * N + n) * G
+        entry = (part * PIECES + tl.program_id(0) % PIECES) * N + n
         group_du = of_group(gamma * channel_du, c, inside, CG, MANY)
         group_duy = of_group(gamma * channel_duy, c, inside, CG, MANY)
-        store_group(groups, entry, group_du, c, first, inside, CG, MANY)
-        store_group(groups, row + entry, group_duy, c, first, inside, CG, MANY)
+        store_group(groups, entry, G, group_du, c, first, inside, CG, MANY)
+        store_group(groups, row + entry, G, group_duy, c, first, inside, CG, MANY)
     all_g, all_phi = over_positions(out_g, LAST), over_positions(out_phi, LAST)
     store_sums(sums, program, PROGRAMS, c, inside, C, all_du, all_duy, all_g, all_phi, PROXY)
 
@@ -198,8 +198,8 @@ def backward_apply(
         tile = begin + end - 1 - i
         n = tile // TILES
         high, low, rstd = statistics_of(statistics, n, N, G, c, first, inside, CG, MANY)
-        mean_du = load_group(means, n * G, c, first, inside, CG, MANY)
-        mean_duy = load_group(means, (N + n) * G, c, first, inside, CG, MANY)
+        mean_du = load_group(means, n, G, c, first, inside, CG, MANY)
+        mean_duy = load_group(means, N + n, G, c, first, inside, CG, MANY)
         high, low = in_tile(high, LAST, MANY), in_tile(low, LAST, MANY)
         away = in_tile(mean_du, LAST, MANY)
         slope = in_tile(mean_duy * rstd, LAST, MANY)

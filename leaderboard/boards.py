@@ -147,13 +147,16 @@ class Board:
 def boards(frame: pl.DataFrame, catalogue: Catalogue) -> list[Board]:
     """All boards of task `accuracy` that the records support, by suite, data set and model.
 
+    A record of a method's eager path says nothing of its kernels: none enters a board, not even as
+    a failure. `provenance.off_board` counts them.
+
     Args:
         frame: what `normbench.store.Store.read` returns.
         catalogue: current code hashes and families; methods it lacks are shown all the same.
     """
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     by_suite: dict[str, list[Row]] = defaultdict(list)
-    for row in of_latest_data(read_rows(frame)):
+    for row in of_latest_data(row for row in read_rows(frame) if not row.fallback):
         if row.task == "accuracy":
             by_suite[row.suite].append(row)
             groups[row.board_key].append(row)

@@ -69,6 +69,7 @@ class Examined:
         answers: by the entry's name, in the probes' order.
         full: whether the slow probes were asked too.
         older: whether the method's code has changed since.
+        fallback: why the eager path was examined in place of the method's kernels; empty if not.
     """
 
     method: str
@@ -78,6 +79,7 @@ class Examined:
     started_at: str
     full: bool
     older: bool
+    fallback: str
 
     @property
     def date(self) -> str:
@@ -145,15 +147,16 @@ def matrices(
 def best(examinations: Iterable[Examined]) -> dict[str, Examined]:
     """By method, the examination that counts.
 
-    The latest protocol counts before earlier ones, present code before older code, a full
-    examination before one that left the slow probes out, and then the latest.
+    The latest protocol counts before earlier ones, present code before older code, a method's
+    kernels before its eager path, a full examination before one that left the slow probes out, and
+    then the latest.
     """
     return {e.method: e for e in sorted(examinations, key=_weight)}
 
 
-def _weight(examination: Examined) -> tuple[int, bool, bool, str]:
+def _weight(examination: Examined) -> tuple[int, bool, bool, bool, str]:
     e = examination
-    return e.protocol, not e.older, e.full, e.started_at
+    return e.protocol, not e.older, not e.fallback, e.full, e.started_at
 
 
 def _matrix(
@@ -180,6 +183,7 @@ def _examined(row: Mapping[str, Any], probes: Sequence[Probe], catalogue: Catalo
         started_at=row["started_at"],
         full=not json.loads(row["cell"])["config"].get("fast"),
         older=method is not None and method.code_hash != row["code_hash"],
+        fallback=row["fallback"],
     )
 
 

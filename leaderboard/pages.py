@@ -20,7 +20,7 @@ from normbench.leaderboard.capabilities import Matrix, best
 from normbench.leaderboard.catalogue import Catalogue, Method, Probe
 from normbench.leaderboard.chart_layout import axes_of
 from normbench.leaderboard.palette import Style, assign
-from normbench.leaderboard.provenance import conditions, summarise
+from normbench.leaderboard.provenance import Eager, conditions, off_board, summarise
 from normbench.leaderboard.rows import Row
 from normbench.stats import RANKING_SEEDS, Interval
 
@@ -47,6 +47,11 @@ class Content:
     matrices: tuple[Matrix, ...]
 
     @property
+    def eager(self) -> list[Eager]:
+        """Accuracy records that stand on no board."""
+        return off_board(self.rows)
+
+    @property
     def methods(self) -> list[Method]:
         """Methods with records, the catalogue's others after them, each group by name."""
         measured = sorted({row.method for row in self.rows})
@@ -57,10 +62,14 @@ class Content:
 def render(content: Content) -> dict[str, str]:
     """All pages: relative path to HTML text."""
     environment = _environment(content)
+    eager = content.eager
     styles = assign(v.name for board in content.boards for v in board.variants)
     pages = {
         "index.html": environment.get_template("index.html").render(
-            root="", suites=_suites(content, styles), summary=summarise(content.rows)
+            root="",
+            suites=_suites(content, styles),
+            summary=summarise(content.rows),
+            eager=eager,
         ),
         "records.html": environment.get_template("records.html").render(
             root="", rows=content.rows[-MAX_LISTED:], total=len(content.rows)
@@ -79,6 +88,7 @@ def render(content: Content) -> dict[str, str]:
             root="../",
             method=method,
             results=_results(content, method, styles),
+            eager=[left for left in eager if left.method == method.name],
             examined=examined.get(method.name),
         )
     return pages

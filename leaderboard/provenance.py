@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from normbench.leaderboard.rows import Row
@@ -22,6 +23,23 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
         "hardware": sorted({row.hardware_class for row in rows}),
         "statuses": dict(Counter(row.status for row in rows).most_common()),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Eager:
+    """Accuracy records that stand on no board: a method ran its eager path in place of kernels."""
+
+    method: str
+    reason: str
+    records: int
+
+
+def off_board(rows: Sequence[Row]) -> list[Eager]:
+    """By method and reason, the accuracy records of eager paths."""
+    counts = Counter(
+        (row.method, row.fallback) for row in rows if row.task == "accuracy" and row.fallback
+    )
+    return [Eager(method, reason, count) for (method, reason), count in sorted(counts.items())]
 
 
 def conditions(rows: Sequence[Row]) -> list[tuple[str, str]]:

@@ -17,7 +17,7 @@ _COLUMNS = (
     "record_id", "suite", "task", "method", "variant", "params", "model", "dataset", "batch_size",
     "seed", "precision", "status", "reason", "hardware_class", "code_hash", "protocol",
     "submitter", "started_at", "wall_seconds", "metrics", "cell", "environment",
-    "data_fingerprint",
+    "data_fingerprint", "fallback",
 )  # fmt: skip
 
 
@@ -55,6 +55,7 @@ class Row:
     cell: Mapping[str, Any]
     environment: Mapping[str, Any]
     data_fingerprint: str
+    fallback: str
     setting: str
 
     @property

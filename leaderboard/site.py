@@ -21,11 +21,16 @@ STATIC = Path(__file__).parent / "static"
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What a build left, and what it came across."""
+    """What a build left, and what it came across.
+
+    Attributes:
+        eager: accuracy records of eager paths, which are on no board.
+    """
 
     index: Path
     records: int
     boards: int
+    eager: int
     problems: tuple[str, ...]
 
 
@@ -69,7 +74,8 @@ def build(
         _write(folder, pages.render(content))
         shutil.copytree(STATIC, folder / "static")
         _write_data(folder / "data", frame)
-    return Built(out.absolute() / "index.html", frame.height, len(made), tuple(problems))
+    eager = sum(left.records for left in content.eager)
+    return Built(out.absolute() / "index.html", frame.height, len(made), eager, tuple(problems))
 
 
 def _write(folder: Path, texts: Mapping[str, str]) -> None:
@@ -103,8 +109,8 @@ def picture(results: Sequence[Path], suite: str = "", suites: Path | None = None
         suite = names[0]
     chosen = [board for board in made if board.suite == suite]
     if not chosen:
-        asked = f"suite {suite!r} has no accuracy records" if suite else "no suite was named"
-        raise SiteError(f"{asked}; the records hold: {', '.join(names) or 'no accuracy records'}")
+        asked = f"suite {suite!r} has no accuracy board" if suite else "no suite was named"
+        raise SiteError(f"{asked}; the records hold: {', '.join(names) or 'none of any suite'}")
     title = sources.questions(suites).get(suite, f"Suite {suite}")
     return charts.picture(chosen, title, _caption(chosen))
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Version of the record's shape. Older rows are upgraded on read, never edited (store.py)."""
 
 Status = Literal["ok", "diverged", "oom", "timeout", "unsupported", "error"]
@@ -112,6 +112,8 @@ class Record:
         notes: what a reader should know (a fallback, a warning), one sentence each.
         data_fingerprint: hash of the samples in use (`normbench.data.Dataset.fingerprint`); empty
             where the cell ended before it had read them, or reads none.
+        fallback: why the method's layers ran its eager path in place of their own kernels; empty
+            if the kernels ran or there are none. With a reason the record enters no board.
     """
 
     record_id: str
@@ -133,6 +135,7 @@ class Record:
     wall_seconds: float
     notes: tuple[str, ...] = ()
     data_fingerprint: str = ""
+    fallback: str = ""
     schema_version: int = field(default=SCHEMA_VERSION)
 
     @property
@@ -225,6 +228,23 @@ def with_data(records: Sequence[Record]) -> list[Record]:
         if record.data_fingerprint
         else dataclasses.replace(record, data_fingerprint=known.get(data_key(record.cell), ""))
         for record in records
+    ]
+
+
+def fell_back(found: Iterable[tuple[str, str]], verb: str = "ran") -> list[str]:
+    """One sentence for each method that fell back to its eager path, with all its reasons.
+
+    Args:
+        found: name of a method and `Record.fallback`, for any number of records.
+        verb: `would run` where there is no record yet.
+    """
+    reasons: dict[str, dict[str, None]] = {}
+    for method, reason in found:
+        if reason:
+            reasons.setdefault(method, {})[reason] = None
+    return [
+        f"{method} {verb} as its eager method: {'; '.join(given)}; such records never enter a board"
+        for method, given in reasons.items()
     ]
 
 

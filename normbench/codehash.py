@@ -20,7 +20,11 @@ FORMULA_ROOMS = ("normbench.methods", "normbench.kernels")
 
 
 HOOKS = frozenset({"consumes_activation", "weight", "prepare", "observe", "model"})
-"""Keywords of `@register` that decide what is done; the others only describe it."""
+"""Keywords of `@register` that decide what is done; the others only describe it.
+
+`fallback` describes: the layers themselves choose their path, and whatever code of the method or
+its kernels they ask is hashed with them. A better worded reason invalidates no record.
+"""
 
 
 def normalized_source(source: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from normbench.codehash import module_hash
@@ -114,6 +115,11 @@ class TrainingPlan:
     total_steps: int
 
 
+Fallback = Callable[[torch.device, torch.dtype], str]
+"""Of a method with kernels of its own: why its layers would run their eager path for inputs of this
+type on this device; an empty string if the kernels run."""
+
+
 @dataclass(frozen=True, slots=True)
 class MethodInfo:
     """Everything the project knows about a method that is declared rather than measured.
@@ -129,6 +135,7 @@ class MethodInfo:
         policy: what the method does where its paper says nothing: 1×1 maps, N,C input, a batch of
             one, channels that do not divide, no activation at the slot.
         module: dotted name of the file that registered it.
+        fallback: as `Fallback`; None if the method has no kernels of its own.
     """
 
     name: str
@@ -146,6 +153,19 @@ class MethodInfo:
     policy: str
     module: str
     summary: str
+    fallback: Fallback | None = None
+
+    def why_eager(self, device: torch.device, dtype: torch.dtype) -> str:
+        """`fallback`'s reason in one line; empty too where the method has no kernels. Never raises.
+
+        An answer that cannot be had counts as a reason: what may not have run passes for nothing.
+        """
+        if self.fallback is None:
+            return ""
+        try:
+            return " ".join(self.fallback(device, dtype).split())
+        except Exception as error:
+            return f"it is not known whether its kernels run: {type(error).__name__}: {error}"
 
     def code_hash(self) -> str:
         """Hash of the method's code and of the formulas it imports."""

@@ -25,6 +25,7 @@ from torch import nn
 from normbench.codehash import module_hash
 from normbench.method_info import (
     Citation,
+    Fallback,
     MethodInfo,
     Param,
     RegistryError,
@@ -33,8 +34,9 @@ from normbench.method_info import (
 )
 
 __all__ = [
-    "Citation", "MethodInfo", "Param", "RegistryError", "TrainingPlan", "UnsupportedError", "build",
-    "get", "list_methods", "nearest", "parse_variant", "register", "resolve_params", "variant",
+    "Citation", "Fallback", "MethodInfo", "Param", "RegistryError", "TrainingPlan",
+    "UnsupportedError", "build", "get", "list_methods", "nearest", "parse_variant", "register",
+    "resolve_params", "variant",
 ]  # fmt: skip
 
 ENTRY_POINT_GROUP = "normbench.methods"
@@ -60,6 +62,7 @@ def register(
     observe: Callable[[nn.Module], Mapping[str, float]] | None = None,
     model: Callable[..., None] | None = None,
     policy: str = "",
+    fallback: Fallback | None = None,
 ) -> Callable[[T], T]:
     """Decorate a builder, usually a module class, to enter it in the catalogue.
 
@@ -83,6 +86,7 @@ def register(
             name, title, family, equation, citation,
             _with_defaults(name, builder, params or {}), builder,
             consumes_activation, weight, prepare, observe, model, policy, module, summary,
+            fallback=fallback,
         )  # fmt: skip
         # Hashed now, not when first asked for: an edit of the file during a long run must not put
         # its hash on records of the code that was loaded. Without source there is no hash, and

@@ -32,7 +32,12 @@ def _fingerprint_from_notes(row: Row) -> Row:
     return row | {"data_fingerprint": ""}
 
 
-UPGRADERS: dict[int, Callable[[Row], Row]] = {1: _fingerprint_from_notes}
+def _no_fallback(row: Row) -> Row:
+    """Up to version 2 no method had kernels to fall back from."""
+    return row | {"fallback": ""}
+
+
+UPGRADERS: dict[int, Callable[[Row], Row]] = {1: _fingerprint_from_notes, 2: _no_fallback}
 """Schema version to the function that turns a row of that version into one of the next.
 
 A row is a record as `Record.to_json` wrote it at the time. Files are never edited: rows are

@@ -45,6 +45,7 @@ _COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
     "hardware_class": pl.String,
     "code_hash": pl.String,
     "data_fingerprint": pl.String,
+    "fallback": pl.String,
     "protocol": pl.Int64,
     "submitter": pl.String,
     "started_at": pl.String,
@@ -56,6 +57,8 @@ _COLUMNS: dict[str, pl.DataType | type[pl.DataType]] = {
 
 SCHEMA = pl.Schema(_COLUMNS)
 """Columns of the frame, one row per record."""
+
+_VERSION_2 = pl.Schema({name: kind for name, kind in _COLUMNS.items() if name != "fallback"})
 
 _WRONG_TYPE = (TypeError, ValueError, OverflowError, pl.exceptions.PolarsError)
 
@@ -217,10 +220,18 @@ def wide(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _parse_part(content: bytes, where: str) -> pl.DataFrame:
-    frame = pl.read_parquet(io.BytesIO(content))
+    frame = _from_version_2(pl.read_parquet(io.BytesIO(content)))
     if frame.schema == SCHEMA and (frame["schema_version"] == SCHEMA_VERSION).all():
         return frame
     return _frame([_record(row, where) for row in frame.iter_rows(named=True)])
+
+
+def _from_version_2(frame: pl.DataFrame) -> pl.DataFrame:
+    """What `UPGRADERS` does to a row of version 2, for all rows of a part at once."""
+    if frame.schema != _VERSION_2 or (frame["schema_version"] != 2).any():
+        return frame
+    added = {"fallback": pl.lit(""), "schema_version": pl.lit(3, pl.Int64)}
+    return frame.with_columns(**added).select(SCHEMA.names())
 
 
 def _row(record: Record) -> dict[str, Any]:

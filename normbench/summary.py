@@ -11,12 +11,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from normbench.cells import STATUSES, Record, canonical_json, settings, with_data
+from normbench.cells import STATUSES, Record, canonical_json, fell_back, settings, with_data
 from normbench.spool import FAILED
 from normbench.stats import Interval, t_interval
 
 _GAP = "  "
 _LABEL_WIDTH = 34
+
+EAGER = "(eager)"
+"""Stands behind a variant that ran its eager path in place of its kernels."""
 
 
 def table(
@@ -27,7 +30,8 @@ def table(
     One block per model and dataset; settings that would mix what cannot be compared (hardware
     class, protocol, precision, training, state of the data) open blocks of their own and are named
     in the title. A mean rests on `ok` runs only; other statuses are counted beside it, `diverged
-    1/3`. Of a cell measured more than once the latest record counts, and a last line says so.
+    1/3`. Of a cell measured more than once the latest record counts, and a last line says so. Where
+    a method ran its eager path in place of its kernels the row is marked, and a line says why.
 
     Args:
         records: finished records, of any suite.
@@ -53,6 +57,8 @@ def table(
     if older := len(records) - len(latest):
         one = older == 1
         parts.append(f"{older} older record{' is' if one else 's are'} superseded and not shown.")
+    eager = fell_back((record.cell.method, record.fallback) for record in latest)
+    parts += [f"{EAGER}: {sentence}." for sentence in eager]
     return "\n\n".join(parts)
 
 
@@ -60,7 +66,8 @@ def latest_records(records: Iterable[Record]) -> list[Record]:
     """The latest record of each configuration and hardware class, in the order first seen.
 
     Measurements by older method code or another environment are superseded, not averaged in. A
-    failed attempt (`error`, `timeout`) supersedes nothing that came to an end.
+    failed attempt (`error`, `timeout`) supersedes nothing that came to an end, a run of the eager
+    path no run of the kernels.
     """
     latest: dict[str, Record] = {}
     for record in records:
@@ -72,8 +79,13 @@ def latest_records(records: Iterable[Record]) -> list[Record]:
     return list(latest.values())
 
 
-def _standing(record: Record) -> tuple[bool, str]:
-    return record.status not in FAILED, record.started_at
+def _standing(record: Record) -> tuple[bool, bool, str]:
+    return record.status not in FAILED, not record.fallback, record.started_at
+
+
+def label(record: Record) -> str:
+    """The variant, marked where its eager path ran: the two paths are never averaged."""
+    return f"{record.cell.variant} {EAGER}" if record.fallback else record.cell.variant
 
 
 def terminal_width() -> int:
@@ -148,7 +160,7 @@ def _block(title: str, records: Sequence[Record], metric: str, width: int) -> st
     percent = metric.endswith("accuracy")
     by_place: dict[tuple[str, int], list[Record]] = {}
     for record in records:
-        by_place.setdefault((record.cell.variant, record.cell.batch_size), []).append(record)
+        by_place.setdefault((label(record), record.cell.batch_size), []).append(record)
     sizes = sorted({size for _, size in by_place})
     variants = list(dict.fromkeys(variant for variant, _ in by_place))
     intervals = {place: _interval(group, metric, percent) for place, group in by_place.items()}

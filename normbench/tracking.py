@@ -247,7 +247,7 @@ def run_config(record: Record) -> dict[str, Any]:
     """The resolved configuration, and what identifies and surrounds the measurement."""
     plain = record.to_json()
     about = ("record_id", "cell_id", "code_hash", "protocol", "hardware_class", "submitter",
-             "started_at", "environment", "slots")  # fmt: skip
+             "started_at", "environment", "slots", "fallback")  # fmt: skip
     return {**plain["cell"], **{name: plain[name] for name in about}}
 
 

@@ -84,6 +84,17 @@ def _seeded() -> None:
         torch.manual_seed(0)
 
 
+@pytest.fixture
+def with_kernels(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of a method whose kernels need CUDA, in the catalogue for the length of a test."""
+    import made_up_kernels
+
+    from normbench import registry
+
+    monkeypatch.setattr(registry, "_METHODS", {n: registry.get(n) for n in registry.list_methods()})
+    return made_up_kernels.register()
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository."""

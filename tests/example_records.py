@@ -19,6 +19,7 @@ def make_record(
     hardware_class: str = "cpu-1-thread",
     code_hash: str = "c0de",
     data_fingerprint: str = "da7a",
+    fallback: str = "",
     **cell_fields: Any,
 ) -> Record:
     """A finished cell of the small-batch suite; `cell_fields` replace fields of its cell."""
@@ -46,6 +47,7 @@ def make_record(
         wall_seconds=6.5,
         notes=("32 groups became 16 at 1 slot",),
         data_fingerprint=data_fingerprint,
+        fallback=fallback,
     )
 
 

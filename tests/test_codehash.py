@@ -55,6 +55,7 @@ def plugin(tmp_path, monkeypatch):
         ('title="M"', 'title="The M"'),
         ('equation="y = x"', 'equation="y = 2x", citation=None'),
         ("        return scale(x)", "\n        return (scale(x))"),
+        ('family="f"', 'family="f", fallback=lambda device, dtype: "no kernels here"'),
     ],
 )
 def test_what_only_readers_see_leaves_the_hash(plugin, old, new):

@@ -6,7 +6,9 @@ import subprocess
 import sys
 import textwrap
 
+import made_up_kernels
 import pytest
+import torch
 from torch import nn
 
 from normbench import registry
@@ -256,3 +258,27 @@ def test_the_catalogue_loads_without_the_heavy_packages():
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"
+
+
+def test_a_method_without_kernels_has_nothing_to_fall_back_from():
+    cpu = torch.device("cpu")
+    assert registry.get("batch_norm").why_eager(cpu, torch.float32) == ""
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "why"),
+    [
+        ("cpu", torch.float32, made_up_kernels.NO_CUDA),
+        ("cuda", torch.bfloat16, ""),
+        ("cuda", torch.float64, "no kernels for torch.float64"),
+    ],
+)
+def test_a_method_with_kernels_says_where_they_do_not_run(catalogue, device, dtype, why):
+    info = registry.get(made_up_kernels.register())
+    assert info.why_eager(torch.device(device), dtype) == why
+
+
+def test_an_answer_that_cannot_be_had_counts_as_a_fallback(catalogue):
+    info = registry.get(made_up_kernels.register(made_up_kernels.breaks))
+    why = info.why_eager(torch.device("cpu"), torch.float32)
+    assert why == "it is not known whether its kernels run: KeyError: 'cpu'"

@@ -144,6 +144,15 @@ def test_version_1_had_the_fingerprint_of_the_data_in_a_note(
     assert (record.data_fingerprint, list(record.notes), problems) == (fingerprint, notes, [])
 
 
+def test_up_to_version_2_nothing_had_kernels_to_fall_back_from(tmp_path: Path) -> None:
+    row = {**make_record().to_json(), "schema_version": 2}
+    del row["fallback"]
+    path = store_row(tmp_path, row)
+    before = path.read_bytes()
+    assert spool.read(tmp_path) == ([make_record()], [])
+    assert path.read_bytes() == before
+
+
 def test_an_older_row_without_an_upgrader_is_a_problem(tmp_path: Path) -> None:
     store_row(tmp_path, {**make_record().to_json(), "schema_version": -3})
     assert "no way to upgrade schema version -3" in spool.read(tmp_path)[1][0]
@@ -249,6 +258,7 @@ def records(draw: st.DrawFn) -> Record:
         slots=draw(st.dictionaries(texts, plain, max_size=3)),
         notes=tuple(draw(st.lists(texts, max_size=3))),
         reason=draw(texts),
+        fallback=draw(texts),
     )
 
 

@@ -252,6 +252,26 @@ def test_an_older_part_is_upgraded_when_read(
     assert part.read_bytes() == before
 
 
+@pytest.mark.parametrize("row_by_row", [False, True])
+def test_a_part_of_version_2_is_read_without_a_fallback_and_left_alone(
+    tmp_path: Path, row_by_row: bool
+) -> None:
+    frame = filled(tmp_path / "now", *some(3)).read()
+    old = frame.drop("fallback").with_columns(pl.lit(2, pl.Int64).alias("schema_version"))
+    # In an unusual order the columns are not known at a glance: each row is upgraded by itself.
+    part = write_part(tmp_path, old.select(sorted(old.columns)) if row_by_row else old)
+    before = part.read_bytes()
+    assert Store(tmp_path).read().sort("seed").equals(frame.sort("seed"))
+    assert part.read_bytes() == before
+
+
+def test_the_frame_says_why_a_method_fell_back(tmp_path: Path) -> None:
+    store = filled(tmp_path, make_record(fallback="no CUDA device"))
+    assert store.read()["fallback"].to_list() == ["no CUDA device"]
+    store.compact()
+    assert store.records() == [make_record(fallback="no CUDA device")]
+
+
 def test_wide_has_a_column_for_every_metric_of_any_record(tmp_path: Path) -> None:
     store = filled(tmp_path, make_record(0.5, seed=0), make_record(None, status="oom", seed=1))
     frame = wide(store.read()).sort("seed")

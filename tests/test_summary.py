@@ -145,3 +145,27 @@ def test_seeds_under_different_time_limits_are_one_mean() -> None:
         for seed, limit in enumerate((60, 600))
     ]
     assert "(n=2)" in summary.table(records)
+
+
+def test_an_eager_path_is_marked_and_said_once_for_each_method() -> None:
+    records = [make_record(0.9, seed=s, batch_size=b, fallback="no CUDA device")
+               for s in (0, 1) for b in (2, 8)]  # fmt: skip
+    text = summary.table(records)
+    assert row(text, "batch_norm (eager)").count("90.0") == 2
+    assert row(text, "(eager): ") == (
+        "(eager): batch_norm ran as its eager method: no CUDA device; such records never enter a "
+        "board."
+    )
+
+
+def test_kernels_and_eager_path_are_not_averaged() -> None:
+    text = summary.table([make_record(0.9, seed=0), make_record(0.5, seed=1, fallback="no Triton")])
+    assert row(text, "batch_norm  ").endswith("90.0 (n=1)")
+    assert row(text, "batch_norm (eager)").endswith("50.0 (n=1)")
+
+
+def test_a_later_eager_run_does_not_supersede_one_of_the_kernels() -> None:
+    kernels = make_record(0.9)
+    eager = make_record(0.5, fallback="no Triton", started_at="2027-01-01T00:00:00+00:00")
+    for records in ([kernels, eager], [eager, kernels]):
+        assert summary.latest_records(records) == [kernels]

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from normbench.kernels.fused import resident, streaming
+from normbench.kernels.fused import looped, resident, streaming
 from normbench.kernels.fused.activations import IDENTITY, RELU
 from normbench.kernels.fused.launch import Launch, power_of_two, run
-from normbench.kernels.fused.tiles import Cut, View, resident_cut, streaming_cut, view
+from normbench.kernels.fused.tiles import Cut, View, looped_cut, resident_cut, streaming_cut, view
 
 STAGES = 2
 """Tiles in flight in the loops."""
@@ -60,9 +60,12 @@ def forward(
     }  # fmt: skip
     io: dict[str, Any] = {"x": x, "y": y, "residual": residual, "bits": masked}
     flag = {"RENORM": renorm is not None}
+    whole = {**io, **settled, "values": float(v.values)}
     if (cut := resident_cut(v)) is not None:
-        arguments = {**io, **settled, **v.sizes(), "values": float(v.values)}
-        _resident(resident.forward, cut, arguments, v.constants() | flag | {"ACT": act})
+        _whole(resident.resident_forward, v, cut, whole, flag | {"ACT": act})
+        return y, saved, bits
+    if (cut := looped_cut(v)) is not None:
+        _whole(looped.looped_forward, v, cut, whole, flag | {"ACT": act})
         return y, saved, bits
     cut = streaming_cut(v, x.device)
     staging = x.new_empty((4, cut.splits, v.channels), dtype=torch.float32)
@@ -95,6 +98,8 @@ def evaluate(
     """Evaluation forward of a dense x, by the running values: one launch."""
     v = view(x)
     y = torch.empty_like(x)
+    if not x.numel():
+        return y
     cut = streaming_cut(v, x.device)
     arguments = {
         "x": x, "y": y, "saved": None, "residual": residual, "bits": None,
@@ -112,33 +117,32 @@ def backward(
     saved: Tensor,
     residual: Tensor | None,
     bits: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
     act: int,
     with_residual: bool,
     evaluating: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, gamma, beta and the residual, empty where there is none.
+    """Gradients of x, gamma and beta (in float32) and of the residual.
 
-    g and the residual have x's layout. The residual's gradient is g itself where no activation
-    follows, and not given out.
+    g and the residual have x's layout. The last is empty without a residual, and where no
+    activation follows: it is g itself then.
     """
     v = view(x)
-    dx, d_weight, d_bias, d_residual = gradients(x, weight, bias, act, with_residual)
-    settled: dict[str, Any] = {
-        "d_weight": None if weight is None else d_weight,
-        "d_bias": None if bias is None else d_bias,
-        "values": float(v.values),
-    }
+    dx, d_weight, d_bias, d_residual = gradients(x, act, with_residual)
+    if not x.numel():
+        return dx, d_weight.zero_(), d_bias.zero_(), d_residual
+    settled = {"d_weight": d_weight, "d_bias": d_bias, "values": float(v.values)}
     written = d_residual if d_residual.numel() else None
     read: dict[str, Any] = {
         "g": g, "x": x, "saved": saved,
         "residual": residual, "bits": bits if bits.numel() else None,
     }  # fmt: skip
     flags = {"RENORM": saved.shape[0] == 7, "EVAL": evaluating}
+    whole = {**read, "d_residual": written, "dx": dx, **settled}
     if (cut := resident_cut(v)) is not None:
-        arguments = {**read, "d_residual": written, "dx": dx, **settled, **v.sizes()}
-        _resident(resident.backward, cut, arguments, v.constants() | flags | {"ACT": act})
+        _whole(resident.resident_backward, v, cut, whole, flags | {"ACT": act})
+        return dx, d_weight, d_bias, d_residual
+    if (cut := looped_cut(v)) is not None:
+        _whole(looped.looped_backward, v, cut, whole, flags | {"ACT": act})
         return dx, d_weight, d_bias, d_residual
     cut = streaming_cut(v, x.device)
     staging = x.new_empty((2, cut.splits, v.channels), dtype=torch.float32)
@@ -153,16 +157,14 @@ def backward(
     return dx, d_weight, d_bias, d_residual
 
 
-def gradients(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, act: int, with_residual: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def gradients(x: Tensor, act: int, with_residual: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Unwritten tensors for what `backward` returns."""
-    none = x.new_empty(0)
+    written = with_residual and act != IDENTITY
     return (
         torch.empty_like(x),
-        none if weight is None else torch.empty_like(weight),
-        none.clone() if bias is None else torch.empty_like(bias),
-        torch.empty_like(x) if with_residual and act != IDENTITY else x.new_empty(0),
+        x.new_empty(x.shape[1], dtype=torch.float32),
+        x.new_empty(x.shape[1], dtype=torch.float32),
+        torch.empty_like(x) if written else x.new_empty(0),
     )
 
 
@@ -197,7 +199,11 @@ def _per_channel(
     run(Launch(kernel, grid, given, {**constants, "SP": width, "BLOCK": block}, warps))
 
 
-def _resident(
-    kernel: Any, cut: Cut, arguments: Mapping[str, Any], constants: Mapping[str, Any]
+def _whole(
+    kernel: Any, v: View, cut: Cut, arguments: Mapping[str, Any], constants: Mapping[str, Any]
 ) -> None:
-    run(Launch(kernel, (cut.blocks,), arguments, {**constants, "R": cut.R, "K": cut.K}, cut.warps))
+    """Everything in one launch: a program for each block of channels."""
+    given, fixed = {**arguments, **v.sizes()}, {**v.constants(), "R": cut.R, "K": cut.K}
+    if cut.tiles > 1:
+        given["tiles"], fixed["STAGES"] = cut.tiles, STAGES
+    run(Launch(kernel, (cut.blocks,), given, {**fixed, **constants}, cut.warps))

@@ -121,10 +121,21 @@ def batch_affine(
 
 
 @triton.jit
+def affine_of(saved, c, inside, C):
+    """The first five rows of `saved`: mean in two floats, 1/σ, scale and shift."""
+    high = tl.load(saved + c, inside, 0.0)
+    low = tl.load(saved + C + c, inside, 0.0)
+    rstd = tl.load(saved + 2 * C + c, inside, 0.0)
+    scale = tl.load(saved + 3 * C + c, inside, 0.0)
+    shift = tl.load(saved + 4 * C + c, inside, 0.0)
+    return high, low, rstd, scale, shift
+
+
+@triton.jit
 def running_affine(
     weight, bias, running_mean, running_spread, c, inside, eps, STANDARD_DEVIATION: tl.constexpr
 ):
-    """Mean, 1/σ, scale and shift from the running values; σ itself if they keep that."""
+    """Mean, scale and shift from the running values; σ itself if they keep that."""
     mean = tl.load(running_mean + c, inside, 0.0).to(tl.float32)
     spread = tl.load(running_spread + c, inside, 1.0).to(tl.float32)
     if STANDARD_DEVIATION:
@@ -136,7 +147,7 @@ def running_affine(
         scale *= tl.load(weight + c, inside, 0.0).to(tl.float32)
     if bias is not None:
         shift += tl.load(bias + c, inside, 0.0).to(tl.float32)
-    return mean, rstd, scale, shift
+    return mean, scale, shift
 
 
 @triton.jit

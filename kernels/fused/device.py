@@ -77,9 +77,12 @@ def affine(v, high, low, scale, shift):
 
 
 @triton.jit
-def sigmoid(z):
-    """1/(1 + e^−z)."""
-    return 1.0 / (1.0 + tl.exp(-z))
+def sigmoids(z):
+    """1/(1 + e^−z) and what it lacks of 1, neither lost in rounding nor by overflow."""
+    e = tl.exp(-tl.abs(z))
+    whole = 1.0 / (1.0 + e)
+    part = e * whole
+    return tl.where(z > 0.0, whole, part), tl.where(z > 0.0, part, whole)
 
 
 @triton.jit
@@ -88,11 +91,13 @@ def activate(z, ACT: tl.constexpr):
     if ACT == 1:
         return tl.where(z <= 0.0, 0.0, z)
     elif ACT == 2:
-        return z * sigmoid(z)
+        s, _ = sigmoids(z)
+        return z * s
     elif ACT == 3:
         return 0.5 * z * (1.0 + tl.erf(z * 0.7071067811865476))
     elif ACT == 4:
-        return z * sigmoid(1.5957691216057308 * (z + 0.044715 * z * z * z))
+        s, _ = sigmoids(1.5957691216057308 * (z + 0.044715 * z * z * z))
+        return z * s
     elif ACT == 5:
         return z * tl.minimum(tl.maximum(z + 3.0, 0.0), 6.0) * (1.0 / 6.0)
     else:
@@ -105,15 +110,15 @@ def activate_backward(g, z, ACT: tl.constexpr):
     if ACT == 1:
         return tl.where(z <= 0.0, 0.0, g)
     elif ACT == 2:
-        s = sigmoid(z)
-        return g * s * (1.0 + z * (1.0 - s))
+        s, rest = sigmoids(z)
+        return g * s * (1.0 + z * rest)
     elif ACT == 3:
         cdf = 0.5 * (1.0 + tl.erf(z * 0.7071067811865476))
         return g * (cdf + z * 0.3989422804014327 * tl.exp(-0.5 * z * z))
     elif ACT == 4:
-        s = sigmoid(1.5957691216057308 * (z + 0.044715 * z * z * z))
+        s, rest = sigmoids(1.5957691216057308 * (z + 0.044715 * z * z * z))
         inner = 1.5957691216057308 * (1.0 + 0.134145 * z * z)
-        return g * s * (1.0 + z * (1.0 - s) * inner)
+        return g * s * (1.0 + z * rest * inner)
     elif ACT == 5:
         ramp = g * (z * (1.0 / 3.0) + 0.5)
         return tl.where(z <= -3.0, 0.0, tl.where(z >= 3.0, g, ramp))

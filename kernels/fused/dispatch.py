@@ -29,15 +29,22 @@ def interpreted() -> bool:
     return isinstance(tl.sum, InterpretedFunction)  # as decorated when Triton was imported
 
 
+def devices() -> frozenset[str]:
+    """Types of the devices on which the kernels run in this process."""
+    if not has_triton():
+        return frozenset()
+    return frozenset({"cuda", "cpu"} if interpreted() else {"cuda"})
+
+
 def fallback(device: torch.device, dtype: torch.dtype) -> str:
     """Why inputs of this type on this device take the eager method; empty if they do not.
 
-    The kernels run on CUDA and ROCm devices, and on the CPU while Triton interprets them.
+    torch calls a ROCm device `cuda` too. On the CPU the kernels run while Triton interprets them.
     """
     if not has_triton():
         return "Triton is not installed"
     if dtype not in DTYPES:
         return f"the kernels take float32, float16 and bfloat16, not {str(dtype)[6:]}"
-    if device.type == "cuda" or (device.type == "cpu" and interpreted()):
+    if device.type in devices():
         return ""
-    return f"no CUDA device: the kernels do not run on {device.type}"
+    return f"the kernels need a CUDA device, this is {device.type}"

@@ -10,7 +10,7 @@ there is nothing to wait for between launches.
 import triton
 import triton.language as tl
 
-from normbench.kernels.fused.channel_math import backward_affine, batch_affine, two_sum
+from normbench.kernels.fused.channel_math import affine_of, backward_affine, batch_affine, two_sum
 from normbench.kernels.fused.device import (
     activate,
     affine,
@@ -21,11 +21,11 @@ from normbench.kernels.fused.device import (
     place_bits,
     spread,
 )
-from normbench.kernels.fused.streaming import affine_of, z_gradient
+from normbench.kernels.fused.passes import z_gradient
 
 
 @triton.jit(do_not_specialize=["rows", "C8", "HW8"])
-def forward(
+def resident_forward(
     x, y, residual, bits, saved, weight, bias, running_mean, running_spread, step, active, newest,
     rows, C8, HW8, values, eps, momentum, unbias, rmax, dmax, hold, rfull, dfull,
     LAST: tl.constexpr, AC: tl.constexpr, AH: tl.constexpr, R: tl.constexpr, K: tl.constexpr,
@@ -59,7 +59,7 @@ def forward(
 
 
 @triton.jit(do_not_specialize=["rows", "C8", "HW8"])
-def backward(
+def resident_backward(
     g, x, saved, residual, bits, d_residual, dx, d_weight, d_bias, rows, C8, HW8, values,
     LAST: tl.constexpr, AC: tl.constexpr, AH: tl.constexpr, R: tl.constexpr, K: tl.constexpr,
     ACT: tl.constexpr, RENORM: tl.constexpr, EVAL: tl.constexpr,
@@ -68,8 +68,9 @@ def backward(
     C, HW = C8 * AC, HW8 * AH
     block = tl.program_id(0)
     c = channels_of(block, LAST, K)
-    high, low, scale, shift = affine_of(saved, c, c < C, C, LAST)
-    rstd = tl.load(saved + 2 * C + c, c < C, 0.0)
+    high, low, rstd, scale, shift = affine_of(saved, c, c < C, C)
+    high, low = spread(high, LAST), spread(low, LAST)
+    scale, shift = spread(scale, LAST), spread(shift, LAST)
     base, offsets, mask = place(0, block, rows, C, HW, LAST, R, K)
     v = tl.load(x + base + offsets, mask, 0.0).to(tl.float32)
     dz = tl.load(g + base + offsets, mask, 0.0).to(tl.float32)

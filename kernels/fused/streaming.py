@@ -1,11 +1,7 @@
-"""Batch norm over tensors of any size, each value read from memory twice.
+"""Batch norm over tensors of any size: the tiles of a block of channels shared among programs.
 
 Forward: `stats` (a partial result per split and channel), `settle`, `apply`. Backward:
-`backward_stats`, `backward_settle`, `backward_apply`. The passes that write run over the tiles in
-reverse: the last ones read are still in the L2 cache. Every sum has a fixed order.
-
-Each split subtracts a pivot, the mean of its first tile, from its values: squares lose nothing to
-a large mean (channel_math.py has the rest).
+`backward_stats`, `backward_settle`, `backward_apply`. Every sum has a fixed order.
 """
 
 # Triton reads the annotations of jitted functions: no `from __future__ import annotations` here.
@@ -15,24 +11,14 @@ import triton
 import triton.language as tl
 
 from normbench.kernels.fused.channel_math import (
+    affine_of,
     backward_affine,
     batch_affine,
     merge,
     running_affine,
 )
-from normbench.kernels.fused.device import (
-    activate,
-    activate_backward,
-    affine,
-    channels_of,
-    count_of,
-    over_rows,
-    pack,
-    place,
-    place_bits,
-    spread,
-    unpack,
-)
+from normbench.kernels.fused.device import channels_of
+from normbench.kernels.fused.passes import gradient_sums, moments, normalize, x_gradient
 
 COUNTS = ["rows", "C8", "HW8", "tiles", "per_split", "SPLITS"]
 """Integers whose value must not make a kernel be compiled anew."""
@@ -49,21 +35,9 @@ def stats(
     block, split = tl.program_id(0), tl.program_id(1)
     start = split * per_split
     stop = tl.minimum(start + per_split, tiles)
-    base, offsets, mask = place(start, block, rows, C, HW, LAST, R, K)
-    v = tl.load(x + base + offsets, mask, 0.0).to(tl.float32)
-    count = count_of(start, rows, HW, LAST, R, K)
-    pivot = over_rows(v, LAST) / count
-    d = tl.where(mask, v - spread(pivot, LAST), 0.0)
-    total, squares = d, d * d
-    for tile in tl.range(start + 1, stop, num_stages=STAGES):
-        base, offsets, mask = place(tile, block, rows, C, HW, LAST, R, K)
-        v = tl.load(x + base + offsets, mask, 0.0).to(tl.float32)
-        d = tl.where(mask, v - spread(pivot, LAST), 0.0)
-        total += d
-        squares += d * d
-        count += count_of(tile, rows, HW, LAST, R, K)
-    offset = over_rows(total, LAST) / count
-    square = over_rows(squares, LAST) - offset * offset * count
+    pivot, offset, square, count = moments(
+        x, start, stop, block, rows, C, HW, LAST, R, K, STAGES
+    )  # fmt: skip
     c = channels_of(block, LAST, K)
     at, part = split * C + c, SPLITS * C
     tl.store(staging + at, pivot, c < C)
@@ -88,16 +62,6 @@ def settle(
     )  # fmt: skip
 
 
-@triton.jit
-def affine_of(saved, c, inside, C, LAST: tl.constexpr):
-    """Mean in two floats, scale and shift of the tile's channels."""
-    high = spread(tl.load(saved + c, inside, 0.0), LAST)
-    low = spread(tl.load(saved + C + c, inside, 0.0), LAST)
-    scale = spread(tl.load(saved + 3 * C + c, inside, 0.0), LAST)
-    shift = spread(tl.load(saved + 4 * C + c, inside, 0.0), LAST)
-    return high, low, scale, shift
-
-
 @triton.jit(do_not_specialize=COUNTS)
 def apply(
     x, y, saved, residual, bits, weight, bias, running_mean, running_spread, eps,
@@ -110,44 +74,18 @@ def apply(
     block, split = tl.program_id(0), tl.program_id(1)
     c = channels_of(block, LAST, K)
     if saved is not None:
-        high, low, scale, shift = affine_of(saved, c, c < C, C, LAST)
+        high, low, _, scale, shift = affine_of(saved, c, c < C, C)
     else:
-        mean, _, by, plus = running_affine(
+        high, scale, shift = running_affine(
             weight, bias, running_mean, running_spread, c, c < C, eps, STANDARD_DEVIATION
         )
-        high, scale, shift = spread(mean, LAST), spread(by, LAST), spread(plus, LAST)
         low = high * 0.0
     start = split * per_split
     stop = tl.minimum(start + per_split, tiles)
-    for i in tl.range(start, stop, num_stages=STAGES):
-        tile = start + stop - 1 - i
-        base, offsets, mask = place(tile, block, rows, C, HW, LAST, R, K)
-        v = tl.load(x + base + offsets, mask, 0.0).to(tl.float32)
-        z = affine(v, high, low, scale, shift)
-        if residual is not None:
-            z += tl.load(residual + base + offsets, mask, 0.0).to(tl.float32)
-        if bits is not None:
-            bit_base, bit_offsets, bit_mask = place_bits(tile, block, rows, C, HW, LAST, R, K)
-            tl.store(bits + bit_base + bit_offsets, pack(z > 0.0, R, K), bit_mask)
-        tl.store(y + base + offsets, activate(z, ACT).to(y.dtype.element_ty), mask)
-
-
-@triton.jit
-def z_gradient(
-    g, v, residual, bits, high, low, scale, shift, base, offsets, mask,
-    tile, block, rows, C, HW, LAST: tl.constexpr, R: tl.constexpr, K: tl.constexpr,
-    ACT: tl.constexpr,
-):  # fmt: skip
-    """g·φ′(z): the sign of z from the mask of bits, or z computed again from x and residual."""
-    if bits is not None:
-        bit_base, bit_offsets, bit_mask = place_bits(tile, block, rows, C, HW, LAST, R, K)
-        positive = unpack(tl.load(bits + bit_base + bit_offsets, bit_mask, 0), R, K)
-        return tl.where(positive != 0, g, 0.0)
-    else:
-        z = affine(v, high, low, scale, shift)
-        if residual is not None:
-            z += tl.load(residual + base + offsets, mask, 0.0).to(tl.float32)
-        return activate_backward(g, z, ACT)
+    normalize(
+        x, y, residual, bits, high, low, scale, shift, start, stop, block, rows, C, HW,
+        LAST, R, K, ACT, STAGES,
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=COUNTS)
@@ -160,31 +98,16 @@ def backward_stats(
     C, HW = C8 * AC, HW8 * AH
     block, split = tl.program_id(0), tl.program_id(1)
     c = channels_of(block, LAST, K)
-    high, low, scale, shift = affine_of(saved, c, c < C, C, LAST)
+    high, low, rstd, scale, shift = affine_of(saved, c, c < C, C)
     start = split * per_split
     stop = tl.minimum(start + per_split, tiles)
-    sums = tl.zeros((R, K), tl.float32)
-    dots = tl.zeros((R, K), tl.float32)
-    for tile in tl.range(start, stop, num_stages=STAGES):
-        base, offsets, mask = place(tile, block, rows, C, HW, LAST, R, K)
-        v = tl.load(x + base + offsets, mask, 0.0).to(tl.float32)
-        dz = tl.load(g + base + offsets, mask, 0.0).to(tl.float32)
-        if ACT != 0:
-            dz = z_gradient(
-                dz, v, residual, bits, high, low, scale, shift, base, offsets, mask,
-                tile, block, rows, C, HW, LAST, R, K, ACT,
-            )  # fmt: skip
-            if d_residual is not None:
-                dz = dz.to(d_residual.dtype.element_ty)
-                tl.store(d_residual + base + offsets, dz, mask)
-                dz = dz.to(tl.float32)
-        dz = tl.where(mask, dz, 0.0)
-        sums += dz
-        dots += dz * ((v - high) - low)
-    rstd = tl.load(saved + 2 * C + c, c < C, 0.0)
+    sums, dots = gradient_sums(
+        g, x, residual, bits, d_residual, high, low, scale, shift, start, stop, block, rows, C, HW,
+        LAST, R, K, ACT, STAGES,
+    )  # fmt: skip
     at, part = split * C + c, SPLITS * C
-    tl.store(staging + at, over_rows(sums, LAST), c < C)
-    tl.store(staging + part + at, over_rows(dots, LAST) * rstd, c < C)
+    tl.store(staging + at, sums, c < C)
+    tl.store(staging + part + at, dots * rstd, c < C)
 
 
 @triton.jit(do_not_specialize=["C", "SPLITS"])
@@ -216,21 +139,12 @@ def backward_apply(
     C, HW = C8 * AC, HW8 * AH
     block, split = tl.program_id(0), tl.program_id(1)
     c = channels_of(block, LAST, K)
-    high, low, scale, shift = affine_of(saved, c, c < C, C, LAST)
-    rstd = spread(tl.load(saved + 2 * C + c, c < C, 0.0), LAST)
-    mean_g = spread(tl.load(means + c, c < C, 0.0), LAST)
-    slope = spread(tl.load(means + C + c, c < C, 0.0), LAST) * rstd
+    high, low, rstd, scale, shift = affine_of(saved, c, c < C, C)
+    mean_g = tl.load(means + c, c < C, 0.0)
+    slope = tl.load(means + C + c, c < C, 0.0) * rstd
     start = split * per_split
     stop = tl.minimum(start + per_split, tiles)
-    for i in tl.range(start, stop, num_stages=STAGES):
-        tile = start + stop - 1 - i
-        base, offsets, mask = place(tile, block, rows, C, HW, LAST, R, K)
-        v = tl.load(x + base + offsets, mask, 0.0).to(tl.float32)
-        dz = tl.load(g + base + offsets, mask, 0.0).to(tl.float32)
-        if ACT != 0:
-            dz = z_gradient(
-                dz, v, residual, bits, high, low, scale, shift, base, offsets, mask,
-                tile, block, rows, C, HW, LAST, R, K, ACT,
-            )  # fmt: skip
-        out = scale * (dz - mean_g - ((v - high) - low) * slope)
-        tl.store(dx + base + offsets, out.to(dx.dtype.element_ty), mask)
+    x_gradient(
+        g, x, residual, bits, dx, high, low, scale, shift, mean_g, slope,
+        start, stop, block, rows, C, HW, LAST, R, K, ACT, STAGES,
+    )  # fmt: skip

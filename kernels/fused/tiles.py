@@ -19,6 +19,9 @@ TILE = 2048
 RESIDENT = 8192
 """Elements that one program holds: 32 in each thread of 8 warps."""
 
+LOOPED = 32768
+"""Elements of a block of channels that one program goes over twice: 64 KiB in half types."""
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -97,19 +100,32 @@ class Cut:
         return -(-self.tiles // self.per_split)
 
 
-def streaming_cut(v: View, device: torch.device) -> Cut:
-    """Tiles for passes that read everything."""
+def _grid(v: View, tile: int, width: int) -> tuple[int, int, int, int]:
+    """R, K, blocks and tiles for tiles of so many elements, `width` channels wide."""
     if v.last:
-        K = min(32 if v.channels <= 128 else 64, max(16, power_of_two(v.channels)))
-        R = min(TILE // K, max(8, power_of_two(v.rows)))
-        blocks, tiles = -(-v.channels // K), -(-v.rows // R)
-    else:
-        K = _columns(v.positions)
-        R = min(TILE // K, power_of_two(v.rows), _rows_below(2**31, v.channels * v.positions))
-        blocks, tiles = v.channels, -(-v.rows // R) * -(-v.positions // K)
+        K = min(width, max(16, power_of_two(v.channels)))
+        R = min(tile // K, max(8, power_of_two(v.rows)))
+        return R, K, -(-v.channels // K), -(-v.rows // R)
+    K = _columns(v.positions)
+    R = min(tile // K, power_of_two(v.rows), _rows_below(2**31, v.channels * v.positions))
+    return R, K, v.channels, -(-v.rows // R) * -(-v.positions // K)
+
+
+def streaming_cut(v: View, device: torch.device) -> Cut:
+    """Tiles for passes that many programs share."""
+    R, K, blocks, tiles = _grid(v, TILE, 32 if v.channels <= 128 else 64)
     wanted = -(-PROGRAMS_PER_MULTIPROCESSOR * multiprocessors(device) // blocks)
     splits = max(1, min(wanted, MOST_SPLITS, tiles))
     return Cut(R, K, blocks, tiles, -(-tiles // splits), 4)
+
+
+def looped_cut(v: View) -> Cut | None:
+    """Tiles that one program goes over; None where they are too many for it."""
+    width = 16  # as in `resident_cut`
+    if v.values * (width if v.last else 1) > LOOPED:
+        return None
+    R, K, blocks, tiles = _grid(v, 2 * TILE, width)
+    return Cut(R, K, blocks, tiles, tiles, 8)
 
 
 def resident_cut(v: View) -> Cut | None:

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from normbench.capabilities import ALONE, THEMES, Probe
-from normbench.cells import Record
+from normbench.cells import Record, fell_back
 from normbench.stats import significant
-from normbench.summary import fitted, terminal_width, wrapped
+from normbench.summary import EAGER, fitted, label, terminal_width, wrapped
 
 SCHEMA = 1
 """Version of the shape of `--format json`."""
@@ -37,6 +37,7 @@ def content(records: Sequence[Record]) -> dict[str, Any]:
                 "method": record.cell.method, "variant": record.cell.variant,
                 "status": record.status, "reason": record.reason,
                 "hardware_class": record.hardware_class, "record_id": record.record_id,
+                "fallback": record.fallback,
                 "entries": entries(record),
             }
             for record in records
@@ -53,7 +54,8 @@ def entries(record: Record) -> dict[str, dict[str, Any]]:
 def text(records: Sequence[Record], *, markdown: bool = False) -> str:
     """A table per theme, a row per method; then why there is a no or no value.
 
-    A method that was also examined without an activation has a second row for that.
+    A method that was also examined without an activation has a second row for that; one whose eager
+    path was examined in place of its kernels is marked, and a line says why.
     """
     parts = []
     for theme, probes in THEMES.items():
@@ -61,6 +63,8 @@ def text(records: Sequence[Record], *, markdown: bool = False) -> str:
         parts.append((_markdown if markdown else _plain)(theme, probes, rows))
     if failed := [f"{r.cell.variant}: {r.status}: {r.reason}" for r in records if not entries(r)]:
         parts.append(_list("Not examined", failed, markdown))
+    if eager := fell_back((record.cell.method, record.fallback) for record in records):
+        parts.append(_list(f"Measured on the eager path {EAGER}", eager, markdown))
     if reasons := list(_reasons(records)):
         parts.append(_list("Reasons", reasons, markdown))
     return "\n\n".join(parts)
@@ -80,7 +84,7 @@ def shown(entry: Mapping[str, Any] | None) -> str:
 
 def _rows(record: Record, probes: Sequence[Probe]) -> Iterator[list[str]]:
     found = entries(record)
-    yield [record.cell.variant, *(shown(found.get(probe.name)) for probe in probes)]
+    yield [label(record), *(shown(found.get(probe.name)) for probe in probes)]
     alone = [found.get(probe.name + ALONE) for probe in probes]
     if any(alone):
         yield [WITHOUT, *map(shown, alone)]

@@ -73,8 +73,9 @@ def table(frame: pl.DataFrame, chosen: Sequence[str], metrics: Sequence[str]) ->
     from normbench.summary import format_table, terminal_width
 
     names = list(dict.fromkeys([*(chosen or TABLE_COLUMNS), *metrics]))
-    if not chosen and frame["reason"].str.len_chars().max():
-        names.append("reason")
+    if not chosen:
+        frame = _with_eager(frame)
+        names += ["reason"] if frame["reason"].str.len_chars().max() else []
     heading = ""
     if not chosen and len(frame) > 1:
         liftable = ("suite", "model", "dataset")
@@ -90,6 +91,17 @@ def table(frame: pl.DataFrame, chosen: Sequence[str], metrics: Sequence[str]) ->
     left = [i for i, name in enumerate(names) if not frame.schema[name].is_numeric()]
     body = format_table(names, rows, left)
     return f"{heading}\n\n{body}" if heading else body
+
+
+def _with_eager(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame whose reasons begin with why a method ran its eager path, where it did."""
+    import polars as pl
+
+    told = (
+        pl.when(pl.col("fallback") != "").then("eager: " + pl.col("fallback")).otherwise(pl.lit(""))
+    )
+    both = pl.when((told != "") & (pl.col("reason") != "")).then(pl.lit("; ")).otherwise(pl.lit(""))
+    return frame.with_columns(reason=told + both + pl.col("reason"))
 
 
 def _fit_last(header: Sequence[str], rows: list[list[str]], width: int) -> None:

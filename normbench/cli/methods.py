@@ -41,9 +41,9 @@ def methods(
     elif as_markdown:
         typer.echo("\n".join(markdown(info.to_json() for info in infos)))
     elif name:
-        typer.echo("\n".join(_details(infos[0].to_json())))
+        typer.echo("\n".join(_details(infos[0].to_json(), _paths(infos).get(name, ""))))
     else:
-        typer.echo("\n".join(_table([info.to_json() for info in infos])))
+        typer.echo("\n".join(_table([info.to_json() for info in infos], _paths(infos))))
 
 
 def catalogue_json(infos: list[MethodInfo]) -> str:
@@ -62,15 +62,33 @@ def catalogue_json(infos: list[MethodInfo]) -> str:
     return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
+def _paths(infos: list[MethodInfo]) -> dict[str, str]:
+    """The path that float32 takes on this machine, `eager (why)` or `kernels on cuda`, by name.
+
+    Only for methods with kernels of their own. Asks for the device only if there is one.
+    """
+    import torch
+
+    own = [info for info in infos if info.fallback is not None]
+    if not own:
+        return {}
+    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    whys = {info.name: info.why_eager(device, torch.float32) for info in own}
+    return {
+        name: f"eager ({why})" if why else f"kernels on {device.type}" for name, why in whys.items()
+    }
+
+
 def _width() -> int:
     return min(100, shutil.get_terminal_size().columns)
 
 
-def _table(entries: list[dict[str, Any]]) -> Iterator[str]:
+def _table(entries: list[dict[str, Any]], paths: dict[str, str]) -> Iterator[str]:
     rows = [("METHOD", "FAMILY", "YEAR", "WHAT IT DOES")]
     for entry in entries:
         year = str(entry["citation"]["year"]) if entry["citation"] else ""
-        rows.append((entry["name"], entry["family"], year, entry["title"]))
+        here = f" (here: {paths[entry['name']].split()[0]})" if entry["name"] in paths else ""
+        rows.append((entry["name"], entry["family"], year, entry["title"] + here))
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     for row in rows:
         start = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False))
@@ -82,11 +100,15 @@ def _table(entries: list[dict[str, Any]]) -> Iterator[str]:
         )
     yield ""
     yield "normbench methods NAME shows equation, parameters and citation."
+    if paths:
+        yield "here: the path that a method with kernels takes on this machine; NAME says why."
 
 
-def _details(entry: dict[str, Any]) -> Iterator[str]:
+def _details(entry: dict[str, Any], path: str) -> Iterator[str]:
     yield f"{entry['name']}: {entry['title']}"
     yield _wrapped(", ".join((f"family {entry['family']}", *_traits(entry))))
+    if path:
+        yield _wrapped(f"Path here: {path}")
     if entry["summary"]:
         yield ""
         yield _wrapped(entry["summary"])

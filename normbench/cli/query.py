@@ -19,21 +19,27 @@ if TYPE_CHECKING:
 LEVEL = 0.95
 GROUPS = (
     "suite", "task", "method", "variant", "model", "dataset", "batch_size", "seed", "precision",
-    "hardware_class", "code_hash", "protocol", "submitter", "data_fingerprint",
+    "hardware_class", "code_hash", "protocol", "submitter", "data_fingerprint", "fallback",
 )  # fmt: skip
 """Columns that records can be grouped by."""
 
 UNMIXABLE = (
     "task", "precision", "hardware_class", "protocol", "settings", "code_hash", "data_fingerprint",
+    "fallback",
 )  # fmt: skip
 """Columns that are never averaged over: where they vary within a group they split it.
 
 `settings` is a digest of the training options and of the model's and data's arguments.
 """
 
-WITHIN = {"code_hash": ("variant",), "data_fingerprint": ("dataset", "settings")}
-"""What unlike values are natural between: a `code_hash` splits a group only where one variant has
-several, a `data_fingerprint` only where one data set, asked for alike, has several."""
+WITHIN = {
+    "code_hash": ("variant",),
+    "data_fingerprint": ("dataset", "settings"),
+    "fallback": ("variant",),
+}
+"""What unlike values are natural between: a `code_hash` or a `fallback` splits a group only where
+one variant has several, a `data_fingerprint` only where one data set, asked for alike, has several.
+"""
 
 
 class QueryError(ValueError):

@@ -84,8 +84,10 @@ def run(
 
 
 def describe(planned: RunPlan) -> Iterable[str]:
-    """The lines of `--dry-run`: every cell that would run, counts, cost."""
+    """The lines of `--dry-run`: every cell that would run, counts, cost, eager paths."""
+    from normbench.cells import fell_back
     from normbench.cli.progress import opening, span
+    from normbench.engine.execute import fallback
 
     for cell, seconds in zip(planned.to_run, planned.seconds, strict=True):
         cost = f"  about {span(seconds)}" if seconds is not None else ""
@@ -94,6 +96,8 @@ def describe(planned: RunPlan) -> Iterable[str]:
             f"  seed {cell.seed}{cost}"
         )
     yield opening(planned.total, planned.skipped, planned.expected_seconds, planned.borrowed)
+    eager = ((cell.method, fallback(cell, planned.device)) for cell in planned.to_run)
+    yield from fell_back(eager, "would run")
     if planned.expected_seconds is None and planned.to_run:
         yield "The cost is not known yet: no cell of this kind was measured so far."
 

@@ -51,6 +51,8 @@ def build(
     for problem in built.problems:
         typer.echo(f"Warning: {problem}", err=True)
     typer.echo(f"Built {built.boards} boards from {built.records} records.")
+    if built.eager:
+        typer.echo(f"On no board, as measured on an eager path: {built.eager} records.")
     typer.echo(f"Open {built.index.as_uri()}")
 
 

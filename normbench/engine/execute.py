@@ -21,6 +21,7 @@ from normbench.cells import Cell, Record, Status, cell_id, record_id
 from normbench.engine import environment
 from normbench.engine.numerics import reproducible
 from normbench.tasks.outcome import Outcome
+from normbench.tasks.training import AUTOCAST
 
 Notify = Callable[[float], None]
 
@@ -47,6 +48,15 @@ def identify(cell: Cell) -> tuple[str, str, int]:
     code_hash = registry.get(cell.method).code_hash()
     protocol = tasks.get(cell.task).PROTOCOL
     return cell_id(cell, code_hash, protocol), code_hash, protocol
+
+
+def fallback(cell: Cell, device: torch.device) -> str:
+    """Why the cell's method would run its eager path on this device; empty if it would not."""
+    try:
+        info = registry.get(cell.method)
+    except registry.RegistryError:  # nothing of it can run
+        return ""
+    return info.why_eager(device, AUTOCAST.get(cell.precision, torch.float32))
 
 
 def execute(
@@ -110,7 +120,7 @@ def make_record(
         metrics=outcome.metrics, curve=outcome.curve, trials=outcome.trials,
         samples=outcome.samples, slots=outcome.slots, environment=where, hardware_class=hardware,
         submitter=who, started_at=started_at, wall_seconds=wall_seconds, notes=outcome.notes,
-        data_fingerprint=outcome.data_fingerprint,
+        data_fingerprint=outcome.data_fingerprint, fallback=fallback(cell, device),
     )  # fmt: skip
 
 

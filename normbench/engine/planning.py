@@ -16,7 +16,7 @@ from normbench.cells import Cell, Record
 from normbench.engine.changes import changed_data
 from normbench.engine.costs import Costs
 from normbench.engine.environment import available_cores, hardware_class, resolve_device
-from normbench.engine.execute import identify
+from normbench.engine.execute import fallback, identify
 from normbench.spool import FAILED
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ class RunPlan:
     """What a run is going to do.
 
     Attributes:
-        to_run: cells without a record of these data from this hardware class, in suite order.
+        to_run: cells without a record of these data from this hardware class, in suite order. One
+            of the eager path counts only where the method would run that again.
         ids: their cell ids.
         seconds: what each of them is expected to take, None where nothing like it was measured.
         earlier: the records of the other cells.
@@ -107,9 +108,13 @@ def plan(
     store = Store(results_folder(out))
     everything = store.read()
     here = everything.filter(pl.col("hardware_class") == hardware)
+    # A record of the eager path is finished work only where the kernels still cannot run.
+    runs = [key for key, cell in cells.items() if not fallback(cell, target)]
+    eager = (pl.col("fallback") != "") & pl.col("cell_id").is_in(runs)
+    asked = here.filter(pl.col("cell_id").is_in(list(cells)) & ~eager)
     earlier = {
         record.cell_id: record
-        for record in store.records(latest(here.filter(pl.col("cell_id").is_in(list(cells)))))
+        for record in store.records(latest(asked))
         if not (retry_failed and record.status in FAILED)
     }
     changed, sentences = changed_data(earlier.values())

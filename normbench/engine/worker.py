@@ -23,9 +23,9 @@ from typing import TextIO
 import torch
 
 from normbench import spool
-from normbench.cells import Cell, CellError, Record
+from normbench.cells import Cell, CellError, Record, fell_back
 from normbench.engine import environment
-from normbench.engine.execute import execute, identify
+from normbench.engine.execute import execute, fallback, identify
 
 BAD_INPUT, DEADLINE, INTERRUPTED = 2, 3, 130
 
@@ -66,8 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             folder: Path = options.spool
             spool.check_writable(folder)
-            hardware = environment.hardware_class(device)
-            cells = _unfinished(cells, folder, hardware, retry_failed=options.retry_failed)
+            cells = _unfinished(cells, folder, device, retry_failed=options.retry_failed)
             keep = lambda record: _store(record, folder)  # noqa: E731
         return _work(cells, device, options, keep)
     except ValueError as error:
@@ -85,6 +84,7 @@ def _work(
     keep: Callable[[Record], None],
 ) -> int:
     began = time.monotonic()
+    told: set[str] = set()
     for done, cell in enumerate(cells):
         if time.monotonic() - began >= options.deadline:
             left = f"{len(cells) - done} of {len(cells)} cells left"
@@ -96,17 +96,27 @@ def _work(
         end = " ".join(filter(None, (record.status, record.reason)))
         print(f"[{done + 1}/{len(cells)}] {what}: {end} ({record.wall_seconds:.1f} s)",
               file=sys.stderr)  # fmt: skip
+        for sentence in {*fell_back([(cell.method, record.fallback)])} - told:
+            print(f"Note: {sentence}", file=sys.stderr)
+            told.add(sentence)
     return 0
 
 
 def _unfinished(
-    cells: list[Cell], folder: Path, hardware: str, *, retry_failed: bool
+    cells: list[Cell], folder: Path, device: torch.device, *, retry_failed: bool
 ) -> list[Cell]:
     """The cells to run: new ones first, so that one that always fails holds up no other."""
+    hardware = environment.hardware_class(device)
     records, problems = spool.read(folder)
     for problem in problems:
         print(f"Warning: {problem}", file=sys.stderr)
-    here = [record for record in records if record.hardware_class == hardware]
+    # A record of the eager path is finished work only where the kernels still cannot run.
+    runs = {identify(cell)[0] for cell in cells if not fallback(cell, device)}
+    here = [
+        record
+        for record in records
+        if record.hardware_class == hardware and not (record.fallback and record.cell_id in runs)
+    ]
     done = {r.cell_id for r in here if not (retry_failed and r.status in spool.FAILED)}
     left = [cell for cell in cells if identify(cell)[0] not in done]
     failed = {record.cell_id for record in here} - done

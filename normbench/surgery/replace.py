@@ -88,6 +88,11 @@ def _report(
     idle = [slot.name for slot in found.slots if not slot.values_per_sample]
     if idle:
         notes = [*notes, f"replaced, but did not run in the pass watched: {', '.join(idle)}"]
+    device = found.example.device
+    dtype = found.example.dtype if found.example.is_floating_point() else torch.float32
+    if eager := registry.get(method).why_eager(device, dtype):
+        kind = str(dtype).removeprefix("torch.")
+        notes = [*notes, f"on {device} in {kind} the layers run their eager path: {eager}"]
     return SwapReport(
         method=method,
         variant=label,

@@ -40,6 +40,7 @@ def record(
     reason: str = "",
     code_hash: str = "c0de",
     data_fingerprint: str = "da7a",
+    fallback: str = "",
     protocol: int = 1,
     hardware_class: str = "cpu-invented",
     started_at: str = "2026-01-02T03:04:05Z",
@@ -71,6 +72,7 @@ def record(
         started_at=started_at,
         wall_seconds=4.5,
         data_fingerprint=data_fingerprint,
+        fallback=fallback,
     )
 
 

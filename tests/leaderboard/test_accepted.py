@@ -29,6 +29,10 @@ def test_every_cell_of_the_shipped_suites_was_measured(accepted: pl.DataFrame) -
     }
 
 
+def test_no_accepted_record_is_of_an_eager_path_on_a_board(accepted: pl.DataFrame) -> None:
+    assert set(accepted.filter(task="accuracy")["fallback"]) == {""}
+
+
 def test_every_small_batch_cell_took_300_steps(accepted: pl.DataFrame) -> None:
     assert accepted.filter(suite="small-batch")["steps"].min() >= 300  # type: ignore[operator]
 

@@ -1,0 +1,305 @@
+"""Batch norm and Batch Renorm with activation and residual, as operators of torch with gradients.
+
+The operators are opaque to `torch.compile` and never make the host wait: running values, the
+schedule's step and the statistics stay on the device, so that they can be captured in CUDA graphs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from normbench.kernels.fused import batch_launches as launches
+from normbench.kernels.fused.activations import IDENTITY
+from normbench.kernels.fused.batch_launches import Renorm
+from normbench.kernels.fused.tiles import dense
+
+
+@torch.library.custom_op(
+    "normbench::batch_norm", mutates_args=("running_mean", "running_spread", "active", "newest")
+)
+def _forward(
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_spread: Tensor | None,
+    step: Tensor | None,
+    active: Tensor | None,
+    newest: Tensor | None,
+    limits: Sequence[float],
+    momentum: float,
+    eps: float,
+    act: int,
+    keep_bits: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    renorm = None
+    if step is not None and active is not None and newest is not None:
+        rmax, dmax, hold, rfull, dfull = limits
+        renorm = Renorm(step, active, newest, (rmax, dmax, hold, rfull, dfull))
+    return launches.forward(
+        x, residual, weight, bias, running_mean, running_spread, momentum, eps, act, keep_bits,
+        renorm,
+    )  # fmt: skip
+
+
+@_forward.register_fake
+def _(x: Tensor, residual: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    step, act, keep_bits = rest[4], rest[-2], rest[-1]
+    return launches.outputs(x, act, residual is not None and keep_bits, step is not None)
+
+
+@torch.library.custom_op("normbench::batch_norm_evaluate", mutates_args=())
+def _evaluate(
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor,
+    running_spread: Tensor,
+    eps: float,
+    act: int,
+    standard_deviation: bool,
+) -> Tensor:
+    return launches.evaluate(
+        x, residual, weight, bias, running_mean, running_spread, eps, act, standard_deviation
+    )
+
+
+@_evaluate.register_fake
+def _(x: Tensor, *rest: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("normbench::batch_norm_backward", mutates_args=())
+def _backward(
+    g: Tensor,
+    x: Tensor,
+    saved: Tensor,
+    residual: Tensor | None,
+    bits: Tensor,
+    act: int,
+    with_residual: bool,
+    evaluating: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return launches.backward(g, x, saved, residual, bits, act, with_residual, evaluating)
+
+
+@_backward.register_fake
+def _(
+    g: Tensor,
+    x: Tensor,
+    saved: Tensor,
+    residual: Tensor | None,
+    bits: Tensor,
+    act: int,
+    with_residual: bool,
+    evaluating: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return launches.gradients(x, act, with_residual)
+
+
+class _Trained(torch.autograd.Function):
+    """By the batch's statistics."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        residual: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running: tuple[Tensor | None, Tensor | None],
+        renorm: Renorm | None,
+        momentum: float,
+        eps: float,
+        act: int,
+        keep_bits: bool,
+    ) -> Tensor:
+        counters = (renorm.step, renorm.active, renorm.newest) if renorm else (None,) * 3
+        y, saved, bits = _forward(
+            x, residual, weight, bias, *running, *counters,
+            [] if renorm is None else list(renorm.limits), momentum, eps, act, keep_bits,
+        )  # fmt: skip
+        _keep(ctx, x, residual, saved, bits, (weight, bias), act, evaluating=False)
+        return y  # type: ignore[no-any-return]
+
+    @staticmethod
+    @once_differentiable  # its own backward is not written: an error, not a wrong number
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        return *_gradients(ctx, g), None, None, None, None, None, None
+
+
+class _Evaluated(torch.autograd.Function):
+    """By the running values, which get no gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        residual: Tensor | None,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        mean: Tensor,
+        spread: Tensor,
+        eps: float,
+        act: int,
+        standard_deviation: bool,
+    ) -> Tensor:
+        y: Tensor = _evaluate(x, residual, weight, bias, mean, spread, eps, act, standard_deviation)
+        wide = spread.float()
+        rstd = 1 / (wide if standard_deviation else torch.sqrt(wide + eps))
+        scale = rstd if weight is None else rstd * weight.float()
+        zeros = torch.zeros_like(rstd)
+        shift = zeros if bias is None else bias.float()
+        saved = torch.stack([mean.float(), zeros, rstd, scale, shift])
+        _keep(ctx, x, residual, saved, x.new_empty(0), (weight, bias), act, evaluating=True)
+        return y
+
+    @staticmethod
+    @once_differentiable  # as above
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        return *_gradients(ctx, g), None, None, None, None, None
+
+
+def _keep(
+    ctx: Any,
+    x: Tensor,
+    residual: Tensor | None,
+    saved: Tensor,
+    bits: Tensor,
+    parameters: tuple[Tensor | None, Tensor | None],
+    act: int,
+    evaluating: bool,
+) -> None:
+    """What the backward needs: the residual only where neither z nor its sign is known without."""
+    recomputed = residual is not None and act != IDENTITY and not bits.numel()
+    ctx.save_for_backward(x, saved, bits, residual if recomputed else None)
+    ctx.types = tuple(None if p is None else p.dtype for p in parameters)
+    ctx.act, ctx.with_residual, ctx.evaluating = act, residual is not None, evaluating
+
+
+def _gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    x, saved, bits, residual = ctx.saved_tensors
+    g = dense(g, x)
+    dx, d_weight, d_bias, d_residual = _backward(
+        g, x, saved, residual, bits, ctx.act, ctx.with_residual, ctx.evaluating
+    )
+    of_parameters = [
+        None if dtype is None else grad.to(dtype)
+        for grad, dtype in zip((d_weight, d_bias), ctx.types, strict=True)
+    ]
+    if not ctx.with_residual:
+        return dx, None, *of_parameters
+    return dx, g if ctx.act == IDENTITY else d_residual, *of_parameters
+
+
+def batch_norm(
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    momentum: float,
+    eps: float,
+    act: int = IDENTITY,
+) -> Tensor:
+    r"""φ(gamma·(x − μ)/√(σ² + eps) + beta + residual) by the batch's statistics.
+
+    Moves the running values where they are given: running_var by the unbiased variance.
+
+    Args:
+        x: N,C,* input of 2 to 5 dims, float32, float16 or bfloat16.
+        residual: added before the activation; of x's shape and type.
+        weight: gamma, C values.
+        bias: beta, C values.
+        running_mean: C values.
+        running_var: C values.
+        momentum: weight of the new batch in the running values.
+        eps: added to the variance.
+        act: code of φ (`activations.code_of`).
+
+    Raises:
+        ValueError: if a channel has fewer than two values.
+    """
+    return _train(x, residual, weight, bias, (running_mean, running_var), None, momentum, eps, act)
+
+
+def batch_renorm(
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor,
+    running_std: Tensor,
+    renorm: Renorm,
+    momentum: float,
+    eps: float,
+    act: int = IDENTITY,
+) -> Tensor:
+    r"""φ(gamma·((x − μ)/σ·r + d) + beta + residual), σ = √(σ² + eps), r and d without gradient.
+
+    r = clip(σ/running_std, 1/rmax, rmax) and d = clip((μ − running_mean)/running_std, −dmax, dmax)
+    by the running values before they are moved; rmax and dmax by the schedule in `renorm`, whose
+    step is read on the device and left as it is.
+
+    Raises:
+        ValueError: if a channel has fewer than two values.
+    """
+    running = (running_mean, running_std)
+    return _train(x, residual, weight, bias, running, renorm, momentum, eps, act)
+
+
+def _train(
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running: tuple[Tensor | None, Tensor | None],
+    renorm: Renorm | None,
+    momentum: float,
+    eps: float,
+    act: int,
+) -> Tensor:
+    if x.numel() < 2 * x.shape[1]:
+        raise ValueError(
+            "batch statistics need at least 2 values per channel (N·H·W) to have a variance: "
+            f"input of shape {tuple(x.shape)}"
+        )
+    x = dense(x)
+    residual = None if residual is None else dense(residual, x)
+    differentiated = (x, residual, weight, bias)
+    keep_bits = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in differentiated
+    )
+    y: Tensor = _Trained.apply(
+        x, residual, weight, bias, running, renorm, momentum, eps, act, keep_bits
+    )
+    return y
+
+
+def evaluated(
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor,
+    running_spread: Tensor,
+    eps: float,
+    act: int = IDENTITY,
+    *,
+    standard_deviation: bool = False,
+) -> Tensor:
+    """As `batch_norm`, by the running values: a variance, or σ itself if `standard_deviation`."""
+    x = dense(x)
+    residual = None if residual is None else dense(residual, x)
+    arguments = (x, residual, weight, bias, running_mean, running_spread, eps, act)
+    run = _Evaluated.apply if torch.is_grad_enabled() else _evaluate
+    y: Tensor = run(*arguments, standard_deviation)
+    return y

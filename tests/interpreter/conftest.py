@@ -1,0 +1,78 @@
+"""The kernels, interpreted on the CPU. Runs in a pytest process of its own (`make test`).
+
+Triton decides when it is imported whether it interprets, so the variable is set before anything
+imports it; a process that has it already, compiling, skips these tests.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+if "triton" not in sys.modules:
+    os.environ["TRITON_INTERPRET"] = "1"
+
+import torch
+
+from normbench.kernels.fused.dispatch import interpreted
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not interpreted():
+        reason = "Triton compiles in this process: run `pytest tests/interpreter` by itself"
+        for item in items:
+            if "tests/interpreter" in item.path.as_posix():
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+class _Nothing:
+    def restore(self) -> None:
+        """Nothing was changed."""
+
+
+def _patch_language_once() -> None:
+    """Keep the interpreter from patching all of `triton.language` again in every nested call.
+
+    Three fifths of the time of an interpreted program are spent on that, and nothing depends on it.
+    """
+    from triton import language as tl
+    from triton.runtime import interpreter
+
+    original = interpreter._patch_lang
+
+    def patch(fn: Any) -> Any:
+        known = (tl, tl.core)
+        langs = [v for v in fn.__globals__.values() if inspect.ismodule(v) and v in known]
+        if langs and not any(tl.core.is_builtin(lang.load) for lang in langs):
+            return _Nothing()
+        return original(fn)
+
+    interpreter._patch_lang = patch
+
+
+def _round_bfloat16_to_nearest() -> None:
+    """Convert to bfloat16 as devices do: the interpreter cuts the lower bits off."""
+    from triton import language as tl
+    from triton.runtime import interpreter
+
+    original = interpreter._convert_float
+
+    def convert(values: Any, source: Any, target: Any, rounding: Any) -> Any:
+        if source == tl.float32 and target == tl.bfloat16:
+            rounded = torch.from_numpy(np.array(values)).bfloat16()
+            return rounded.view(torch.int16).numpy().view(np.uint16)
+        if source == tl.bfloat16 and target == tl.float32:
+            return values.astype(np.uint32) << 16
+        return original(values, source, target, rounding)
+
+    interpreter._convert_float = convert
+
+
+if interpreted():
+    _patch_language_once()
+    _round_bfloat16_to_nearest()

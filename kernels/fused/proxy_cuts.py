@@ -102,15 +102,16 @@ class SampleCut:
     def constants(self, v: SampleView) -> dict[str, int | bool]:
         """Layout, tile, and what divides C, HW and the unit: decides the width of loads."""
         return {
-            "LAST": v.last, "R": self.R, "K": self.K, "MANY": self._many(v.per_group),
+            "LAST": v.last, "R": self.R, "K": self.K, "MANY": self.many(v),
             "AC": alignment(v.channels), "AH": alignment(v.positions),
             "AU": alignment(self.unit),
         }  # fmt: skip
 
-    def _many(self, per_group: int) -> int:
-        if self.unit == per_group:
+    def many(self, v: SampleView) -> int:
+        """Channels of a group if a block has several: as they are, or −1 (proxy_device.py)."""
+        if self.unit == v.per_group:
             return 0
-        return per_group if per_group == alignment(per_group) else -1
+        return v.per_group if v.per_group == alignment(v.per_group) else -1
 
     def sizes(self, v: SampleView) -> dict[str, int]:
         """Arguments of the kernels; C, HW and the unit without the factor in `constants`."""
@@ -123,9 +124,7 @@ class SampleCut:
         }  # fmt: skip
 
 
-def streaming_cut(
-    v: SampleView, device: torch.device, at_once: int, tile: int = TILE
-) -> SampleCut:
+def streaming_cut(v: SampleView, device: torch.device, at_once: int, tile: int = TILE) -> SampleCut:
     """Tiles for passes that read everything, `at_once` samples in a launch."""
     if v.last:
         widest = max(1, min(64, max(SECTOR, power_of_two(v.channels))))
@@ -139,8 +138,9 @@ def streaming_cut(
     width = K if v.last else R
     pieces = -(-unit // width)
     blocks = -(-v.channels // unit) * pieces
-    aligned = v.last or v.channels == 1 or alignment(v.positions) >= 4
-    cut = SampleCut(R, K, unit, pieces, blocks, tiles, 1, tiles, 1, 4 if aligned else 8)
+    cut = SampleCut(R, K, unit, pieces, blocks, tiles, 1, tiles, 1, 4)
+    if (v.channels > 1 and not v.last and alignment(v.positions) < 4) or cut.many(v) < 0:
+        cut = replace(cut, warps=8)  # a value per channel takes more registers there
     return _shared(cut, at_once, device)
 
 

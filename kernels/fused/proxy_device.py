@@ -26,10 +26,7 @@ def block_of(block, C, UNIT, PIECES, LAST: tl.constexpr, R: tl.constexpr, K: tl.
 
     A unit is a group in `PIECES` blocks, or the whole groups of one block.
     """
-    if LAST:
-        lane = tl.arange(0, K)
-    else:
-        lane = tl.arange(0, R)
+    lane = tl.arange(0, K if LAST else R)
     unit, piece = block // PIECES, block % PIECES
     first = unit * UNIT + piece * lane.shape[0]
     left = UNIT - piece * lane.shape[0]
@@ -156,7 +153,7 @@ def load_channels(values, c, inside):
 
 @triton.jit
 def load_moments(moments, c, inside, C, PROXY: tl.constexpr):
-    """m and s of the proxy; 0 and 1 where there is none."""
+    """The proxy's m and s; 0 and 1 where there is none."""
     if PROXY:
         return tl.load(moments + c, inside, 0.0), tl.load(moments + C + c, inside, 0.0)
     else:
@@ -183,9 +180,7 @@ def z_gradient(g, v, high, low, scale, shift, ACT: tl.constexpr, PROXY: tl.const
 
 
 @triton.jit
-def store_sums(
-    sums, program, PROGRAMS, c, inside, C, du, duy, out_g, out_phi, PROXY: tl.constexpr
-):
+def store_sums(sums, program, PROGRAMS, c, inside, C, du, duy, out_g, out_phi, PROXY: tl.constexpr):
     """A program's sums per channel, rows of `PROGRAMS` times C values."""
     at = program * C + c
     tl.store(sums + at, duy, inside)

@@ -28,15 +28,14 @@ from normbench.kernels.fused.proxy_cuts import (
     streaming_cut,
 )
 
-import os
-STAGES = int(os.environ.get("ST","2"))
+STAGES = 2
 """Tiles in flight in the loops."""
 
 CHUNK = 24 * 2**20
 """Bytes of x in a chunk: less than half of an H200's L2 cache, the output's lines beside it."""
 
 TABLE = 4096
-"""Elements of a block of nodes × channels."""
+"""Elements of a block of nodes × channels, and of programs × channels."""
 
 
 class Learned(NamedTuple):
@@ -46,10 +45,6 @@ class Learned(NamedTuple):
     bias: Tensor | None
     proxy_weight: Tensor | None
     proxy_bias: Tensor | None
-
-    def arguments(self) -> dict[str, Tensor | None]:
-        """By name, as the kernels take them."""
-        return self._asdict()
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +57,7 @@ class Settings:
         eps: added to the norm's variance.
         proxy_eps: added to the proxy's variance.
         exact: closed form or Gauss-Hermite rule in place of 200 quantiles.
-        chunked: a launch goes through `CHUNK` bytes of x, not through all.
+        chunked: a round of launches goes through `CHUNK` bytes of x, not through all.
     """
 
     act: int
@@ -72,114 +67,139 @@ class Settings:
     exact: bool
     chunked: bool = False
 
-    def constants(self, learned: Learned) -> dict[str, int | bool]:
-        """Activation, and whether there is a proxy."""
-        return {"ACT": self.act, "PROXY": learned.bias is not None}
-
-    @property
     def rule(self) -> tuple[int, int]:
-        """How the proxy's moments are computed (proxy_table.py), and the nodes it takes."""
+        """How the proxy's moments are computed (proxy_table.py), and over how many rows."""
         if not self.exact:
             return 0, 256
         return (2, 1) if self.act == RELU else (1, 32)
 
 
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """A layer and the input it meets."""
+
+    x: Tensor
+    learned: Learned
+    to: Settings
+    v: SampleView
+    statistics: Tensor
+    moments: Tensor
+
+    def of_x(self, **more: Any) -> dict[str, Any]:
+        """Arguments of the kernels that go over x."""
+        return {
+            "x": self.x, "statistics": self.statistics, "moments": self.moments,
+            "weight": self.learned.weight, "bias": self.learned.bias, **more,
+        }  # fmt: skip
+
+    @property
+    def flags(self) -> dict[str, int | bool]:
+        return {"ACT": self.to.act, "PROXY": self.learned.bias is not None}
+
+    @property
+    def at_once(self) -> int:
+        """Samples of a chunk."""
+        size = self.x.numel() * self.x.element_size()
+        return max(1, min(self.v.samples, CHUNK * self.v.samples // size))
+
+    def chunks(self, *cuts: SampleCut) -> Iterator[slice]:
+        """Samples of each round of launches; no program has samples of two."""
+        together = math.lcm(*(cut.per_program for cut in cuts))
+        step = -(-self.at_once // together) * together if self.to.chunked else self.v.samples
+        for start in range(0, self.v.samples, step):
+            yield slice(start, min(start + step, self.v.samples))
+
+
 def forward(x: Tensor, learned: Learned, to: Settings) -> tuple[Tensor, Tensor, Tensor]:
     """Of a dense x: y; the statistics' rows of N·G values; the moments' rows of C values."""
     v = sample_view(x, to.groups)
-    y, statistics, moments = outputs(x, to.groups)
-    of_x: dict[str, Any] = {"x": x, "y": y, "statistics": statistics, "moments": moments}
-    affine = {"weight": learned.weight, "bias": learned.bias}
-    flags = to.constants(learned)
+    y = torch.empty_like(x)
+    statistics = x.new_empty((3, v.samples * v.groups), dtype=torch.float32)
+    moments = x.new_empty((2, v.channels), dtype=torch.float32)
+    layer = _Layer(x, learned, to, v, statistics, moments)
+    settle: dict[str, Any] = {
+        "statistics": statistics, "moments": moments, **learned._asdict(),
+        "eps": to.eps, "proxy_eps": to.proxy_eps,
+    }  # fmt: skip
     if (cut := resident_cut(v, x.device)) is not None:
         if learned.bias is not None:
-            _settle(v, None, slice(0, 0), 1, statistics, moments, learned, to)
-        given = {**of_x, **affine, **cut.sizes(v), "values": float(v.values), "eps": to.eps}
-        _run(proxy_resident.forward, v, cut, v.samples, given, flags | {"LOOP": cut.per_program > 1})
-        return y, statistics, moments
-    runs, many = v.runs(), _samples_at_once(x)
-    each = runs.samples // v.samples
-    first = replace(streaming_cut(runs, x.device, many * each), per_program=1)
-    cut = streaming_cut(v, x.device, many)
-    parts = first.parts * first.pieces
-    staging = x.new_empty((4, parts, v.samples * v.groups), dtype=torch.float32)
-    for chunk in _chunks(v, many, to, cut):
-        wide = slice(chunk.start * each, chunk.stop * each)
-        _pass(proxy_streaming.stats, runs, first, wide, {"x": x, "staging": staging}, {})
-        _settle(v, staging, chunk, parts, statistics, moments, learned, to)
-        _pass(proxy_streaming.apply, v, cut, chunk, {**of_x, **affine}, flags)
+            _small(proxy_table.settle, layer, 1, slice(0, 0), True, {**settle, "staging": None})
+        given = layer.of_x(y=y, values=float(v.values), eps=to.eps)
+        _whole(proxy_resident.resident_forward, layer, cut, given)
+    else:
+        _stream_forward(layer, y, settle)
     return y, statistics, moments
 
 
-def outputs(x: Tensor, groups: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Unwritten tensors for what `forward` returns."""
-    statistics = x.new_empty((3, x.shape[0] * groups), dtype=torch.float32)
-    return torch.empty_like(x), statistics, x.new_empty((2, x.shape[1]), dtype=torch.float32)
+def _stream_forward(layer: _Layer, y: Tensor, settle: Mapping[str, Any]) -> None:
+    x, v = layer.x, layer.v
+    runs = v.runs()
+    each = runs.samples // v.samples
+    first = replace(streaming_cut(runs, x.device, layer.at_once * each), per_program=1)
+    cut = streaming_cut(v, x.device, layer.at_once)
+    parts = first.parts * first.pieces
+    staging = x.new_empty((4, parts, v.samples * v.groups), dtype=torch.float32)
+    for chunk in layer.chunks(cut):
+        wide = slice(chunk.start * each, chunk.stop * each)
+        _pass(proxy_streaming.stats, runs, first, wide, {"x": x, "staging": staging}, {})
+        channels = chunk.start == 0 and layer.learned.bias is not None
+        given = {**settle, "staging": staging}
+        _small(proxy_table.settle, layer, parts, chunk, channels, given)
+        _pass(proxy_streaming.apply, v, cut, chunk, layer.of_x(y=y), layer.flags)
 
 
 def backward(
     g: Tensor, x: Tensor, statistics: Tensor, moments: Tensor, learned: Learned, to: Settings
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x and the four parameters, empty where there is none; g has x's layout."""
-    v = sample_view(x, to.groups)
-    dx, *written = gradients(x, learned)
-    read: dict[str, Any] = {
-        "g": g, "x": x, "statistics": statistics, "moments": moments,
-        "weight": learned.weight, "bias": learned.bias,
-    }  # fmt: skip
-    flags = to.constants(learned)
-    if (cut := resident_cut(v, x.device)) is not None:
-        programs = cut.programs(v.samples)
-        sums = x.new_empty((4, programs, v.channels), dtype=torch.float32)
-        given = {**read, "dx": dx, "sums": sums, **cut.sizes(v), "PROGRAMS": programs}
-        given["values"] = float(v.values)
-        _run(proxy_resident.backward, v, cut, v.samples, given, flags | {"LOOP": cut.per_program > 1})
-        _backward_settle(v, None, None, sums, moments, slice(0, 0), 1, learned, to, written)
-        return dx, written[0], written[1], written[2], written[3]
-    many = _samples_at_once(x)
-    first = streaming_cut(v, x.device, many, TILE // 2)
-    cut = streaming_cut(v, x.device, many)
-    parts, programs = first.parts * first.pieces, first.programs(v.samples)
-    groups = x.new_empty((2, parts, v.samples * v.groups), dtype=torch.float32)
-    sums = x.new_empty((4, programs, v.channels), dtype=torch.float32)
-    means = x.new_empty((2, v.samples * v.groups), dtype=torch.float32)
-    for chunk in _chunks(v, many, to, first, cut):
-        given = {**read, "groups": groups, "sums": sums, "PROGRAMS": programs}
-        _pass(proxy_streaming.backward_stats, v, first, chunk, given, flags)
-        _backward_settle(v, groups, means, sums, moments, chunk, parts, learned, to, written)
-        _pass(proxy_streaming.backward_apply, v, cut, chunk, {**read, "means": means, "dx": dx}, flags)
-    return dx, written[0], written[1], written[2], written[3]
-
-
-def gradients(x: Tensor, learned: Learned) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Unwritten tensors for what `backward` returns."""
+    layer = _Layer(x, learned, to, sample_view(x, to.groups), statistics, moments)
+    dx = torch.empty_like(x)
     of = [x.new_empty(0) if p is None else torch.empty_like(p) for p in learned]
-    return torch.empty_like(x), of[0], of[1], of[2], of[3]
+    settle: dict[str, Any] = {
+        "moments": moments, **learned._asdict(), "values": float(layer.v.values),
+        "d_weight": of[0], "d_bias": of[1], "d_proxy_weight": of[2], "d_proxy_bias": of[3],
+    }  # fmt: skip
+    if (cut := resident_cut(layer.v, x.device)) is not None:
+        given = _sums(layer, cut)
+        settle |= {**given, "groups": None, "means": None}
+        given |= layer.of_x(g=g, dx=dx, values=float(layer.v.values))
+        _whole(proxy_resident.resident_backward, layer, cut, given)
+        _small(proxy_table.backward_settle, layer, 1, slice(0, 0), True, settle)
+    else:
+        _stream_backward(layer, g, dx, settle)
+    return dx, of[0], of[1], of[2], of[3]
 
 
-def _samples_at_once(x: Tensor) -> int:
-    """Samples of a chunk."""
-    return max(1, min(x.shape[0], CHUNK * x.shape[0] // (x.numel() * x.element_size())))
+def _stream_backward(layer: _Layer, g: Tensor, dx: Tensor, settle: Mapping[str, Any]) -> None:
+    x, v = layer.x, layer.v
+    first = streaming_cut(v, x.device, layer.at_once, TILE // 2)  # it keeps four sums of a tile
+    cut = streaming_cut(v, x.device, layer.at_once)
+    parts = first.parts * first.pieces
+    groups = x.new_empty((2, parts, v.samples * v.groups), dtype=torch.float32)
+    means = x.new_empty((2, v.samples * v.groups), dtype=torch.float32)
+    sums = _sums(layer, first)
+    for chunk in layer.chunks(first, cut):
+        given = layer.of_x(g=g, groups=groups, **sums)
+        _pass(proxy_streaming.backward_stats, v, first, chunk, given, layer.flags)
+        given = {**settle, **sums, "groups": groups, "means": means}
+        last = chunk.stop == v.samples
+        _small(proxy_table.backward_settle, layer, parts, chunk, last, given)
+        given = layer.of_x(g=g, means=means, dx=dx)
+        _pass(proxy_streaming.backward_apply, v, cut, chunk, given, layer.flags)
 
 
-def _chunks(v: SampleView, many: int, to: Settings, *cuts: SampleCut) -> Iterator[slice]:
-    """Samples of each round of launches; no program has samples of two."""
-    together = math.lcm(*(cut.per_program for cut in cuts))
-    step = -(-many // together) * together if to.chunked else v.samples
-    for start in range(0, v.samples, step):
-        yield slice(start, min(start + step, v.samples))
+def _sums(layer: _Layer, cut: SampleCut) -> dict[str, Any]:
+    """Room for the sums per channel of every program."""
+    programs = cut.programs(layer.v.samples)
+    sums = layer.x.new_empty((4, programs, layer.v.channels), dtype=torch.float32)
+    return {"sums": sums, "PROGRAMS": programs}
 
 
-def _run(
-    kernel: Any,
-    v: SampleView,
-    cut: SampleCut,
-    samples: int,
-    arguments: Mapping[str, Any],
-    constants: Mapping[str, Any],
-) -> None:
-    fixed = {**cut.constants(v), **constants}
-    run(Launch(kernel, (cut.blocks, cut.programs(samples)), arguments, fixed, cut.warps))
+def _whole(kernel: Any, layer: _Layer, cut: SampleCut, arguments: Mapping[str, Any]) -> None:
+    """Every tile once, each of whole groups."""
+    fixed = {**cut.constants(layer.v), **layer.flags, "LOOP": cut.per_program > 1}
+    grid = (cut.blocks, cut.programs(layer.v.samples))
+    run(Launch(kernel, grid, {**arguments, **cut.sizes(layer.v)}, fixed, cut.warps))
 
 
 def _pass(
@@ -195,64 +215,23 @@ def _pass(
         **arguments, **cut.sizes(v), "PIECES": cut.pieces, "TILES": cut.tiles,
         "PARTS": cut.parts, "PER_PART": cut.per_part, "skip": cut.programs(chunk.start),
     }  # fmt: skip
-    _run(kernel, v, cut, chunk.stop - chunk.start, given, {**constants, "STAGES": STAGES})
-
-
-def _settle(
-    v: SampleView,
-    staging: Tensor | None,
-    chunk: slice,
-    parts: int,
-    statistics: Tensor,
-    moments: Tensor,
-    learned: Learned,
-    to: Settings,
-) -> None:
-    """Statistics of the samples in `chunk`; with its first, the proxy's moments."""
-    given = {
-        "staging": staging, "statistics": statistics, "moments": moments,
-        **learned.arguments(), "eps": to.eps, "proxy_eps": to.proxy_eps,
-    }  # fmt: skip
-    _small(proxy_table.settle, v, chunk, parts, chunk.start == 0, given, learned, to)
-
-
-def _backward_settle(
-    v: SampleView,
-    groups: Tensor | None,
-    means: Tensor | None,
-    sums: Tensor,
-    moments: Tensor,
-    chunk: slice,
-    parts: int,
-    learned: Learned,
-    to: Settings,
-    written: list[Tensor],
-) -> None:
-    """Means of the samples in `chunk`; with its last, the gradients of the parameters."""
-    names = ("d_weight", "d_bias", "d_proxy_weight", "d_proxy_bias")
-    given: dict[str, Any] = {
-        "groups": groups, "means": means, "sums": sums, "moments": moments,
-        **learned.arguments(), **dict(zip(names, written, strict=True)),
-        "PROGRAMS": sums.shape[1], "values": float(v.values),
-    }  # fmt: skip
-    last = groups is None or chunk.stop == v.samples
-    _small(proxy_table.backward_settle, v, chunk, parts, last, given, learned, to)
+    fixed = {**cut.constants(v), **constants, "STAGES": STAGES}
+    grid = (cut.blocks, cut.programs(chunk.stop - chunk.start))
+    run(Launch(kernel, grid, given, fixed, cut.warps))
 
 
 def _small(
     kernel: Any,
-    v: SampleView,
-    chunk: slice,
+    layer: _Layer,
     parts: int,
+    chunk: slice,
     channels: bool,
     arguments: Mapping[str, Any],
-    learned: Learned,
-    to: Settings,
 ) -> None:
-    """Programs that merge the chunk's statistics, and programs of the channels where asked."""
-    rule, nodes = to.rule
-    width = power_of_two(parts)
-    column_block, channel_block = max(1, min(128, 2048 // width)), min(128, TABLE // nodes)
+    """Merge the parts of the chunk's groups; with `channels`, what is per channel: one launch."""
+    v, (rule, nodes) = layer.v, layer.to.rule()
+    column_block = max(1, min(128, TABLE // 2 // power_of_two(parts)))
+    channel_block = min(128, TABLE // nodes)
     first, stop = chunk.start * v.groups, chunk.stop * v.groups
     mergers = -(-(stop - first) // column_block)
     given = {
@@ -260,12 +239,10 @@ def _small(
         "FIRST": first, "STOP": stop, "MERGERS": mergers,
     }  # fmt: skip
     fixed = {
-        **to.constants(learned), "RULE": rule, "SP": width,
+        **layer.flags, "RULE": rule, "SP": power_of_two(parts),
         "COLUMN_BLOCK": column_block, "CHANNEL_BLOCK": channel_block,
     }  # fmt: skip
     if kernel is proxy_table.backward_settle:
         fixed["ROWS"] = TABLE // channel_block
-    else:
-        channels = channels and learned.bias is not None
     grid = mergers + (-(-v.channels // channel_block) if channels else 0)
     run(Launch(kernel, (grid,), given, fixed, 8))

@@ -62,7 +62,7 @@ def sample_forward(
 
 
 @triton.jit(do_not_specialize=COUNTS)
-def forward(
+def resident_forward(
     x, y, statistics, moments, weight, bias, N, C8, HW8, U8, G, CG, PER_PROGRAM, values, eps,
     LAST: tl.constexpr, AC: tl.constexpr, AH: tl.constexpr, AU: tl.constexpr,
     MANY: tl.constexpr, R: tl.constexpr, K: tl.constexpr,
@@ -115,7 +115,7 @@ def sample_backward(
 
 
 @triton.jit(do_not_specialize=COUNTS)
-def backward(
+def resident_backward(
     g, x, dx, statistics, moments, weight, bias, sums,
     N, C8, HW8, U8, G, CG, PER_PROGRAM, values, PROGRAMS,
     LAST: tl.constexpr, AC: tl.constexpr, AH: tl.constexpr, AU: tl.constexpr,

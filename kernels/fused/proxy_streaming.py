@@ -5,9 +5,9 @@ Forward: `stats` (a partial result per part of a sample and group), `settle` (pr
 in reverse, programs and their tiles: the last ones read are still in the L2 cache. Every sum has a
 fixed order.
 
-`statistics` holds float32 rows of N·G values: mean, what its float leaves over, 1/√(variance + eps).
-`moments` holds rows of C values: m and s of the proxy. `skip` is the number of the first program
-along the grid's second axis, for launches over a part of the batch.
+`statistics` holds float32 rows of N·G values: mean, what its float leaves over, 1/σ, with
+σ = √(variance + eps). `moments` holds rows of C values: m and s of the proxy. `skip` is the number
+of the first program along the grid's second axis, for launches over a part of the batch.
 """
 
 # Triton reads the annotations of jitted functions: no `from __future__ import annotations` here.

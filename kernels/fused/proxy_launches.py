@@ -111,11 +111,12 @@ class _Layer:
 
 
 def forward(x: Tensor, learned: Learned, to: Settings) -> tuple[Tensor, Tensor, Tensor]:
-    """Of a dense x: y; the statistics' rows of N·G values; the moments' rows of C values."""
+    """Of a dense x: y; rows of N·G statistics; rows of C moments, empty without a proxy."""
     v = sample_view(x, to.groups)
     y = torch.empty_like(x)
     statistics = x.new_empty((3, v.samples * v.groups), dtype=torch.float32)
-    moments = x.new_empty((2, v.channels), dtype=torch.float32)
+    of_proxy = 0 if learned.bias is None else v.channels
+    moments = x.new_empty((2, of_proxy), dtype=torch.float32)
     layer = _Layer(x, learned, to, v, statistics, moments)
     settle: dict[str, Any] = {
         "statistics": statistics, "moments": moments, **learned._asdict(),
@@ -174,6 +175,8 @@ def _stream_backward(layer: _Layer, g: Tensor, dx: Tensor, settle: Mapping[str, 
     x, v = layer.x, layer.v
     first = streaming_cut(v, x.device, layer.at_once, TILE // 2)  # it keeps four sums of a tile
     cut = streaming_cut(v, x.device, layer.at_once)
+    if first.parts == cut.parts == 1:  # a chunk is of whole programs of both
+        first = replace(first, per_program=cut.per_program)
     parts = first.parts * first.pieces
     groups = x.new_empty((2, parts, v.samples * v.groups), dtype=torch.float32)
     means = x.new_empty((2, v.samples * v.groups), dtype=torch.float32)

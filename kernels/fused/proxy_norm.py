@@ -49,7 +49,8 @@ def _forward(
 @_forward.register_fake
 def _(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     statistics = x.new_empty((3, x.shape[0] * rest[5]), dtype=torch.float32)
-    return torch.empty_like(x), statistics, x.new_empty((2, x.shape[1]), dtype=torch.float32)
+    of_proxy = 0 if rest[1] is None else x.shape[1]
+    return torch.empty_like(x), statistics, x.new_empty((2, of_proxy), dtype=torch.float32)
 
 
 @torch.library.custom_op("normbench::proxy_norm_backward", mutates_args=())

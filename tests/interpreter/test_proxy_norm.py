@@ -15,10 +15,14 @@ from proxy_reference import (
     without_kinks,
 )
 
+from normbench.kernels.fused import proxy_cuts
 from normbench.kernels.fused.launch import recording
 
 FIRST, LAST = False, True
 RESIDENT, STREAMING = "resident", "streaming"
+# Lanes outside of a tile hold no values of x: what is computed from them is not stored.
+pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
+
 GEOMETRIES = [
     ((3, 63, 7, 7), FIRST, 1, RESIDENT), ((3, 63, 7, 7), LAST, 1, RESIDENT),
     ((3, 63, 7, 7), FIRST, 21, RESIDENT), ((3, 63, 7, 7), LAST, 21, RESIDENT),
@@ -28,9 +32,9 @@ GEOMETRIES = [
     ((2, 3, 56, 56), FIRST, 3, RESIDENT), ((2, 3, 56, 56), FIRST, 1, STREAMING),
     ((1, 3, 56, 56), LAST, 1, STREAMING), ((1, 3, 56, 56), LAST, 3, STREAMING),
     ((2, 72, 14, 14), FIRST, 1, STREAMING), ((2, 72, 14, 14), LAST, 1, STREAMING),
-    ((3, 66, 14, 14), LAST, 2, RESIDENT), ((1, 66, 18, 18), LAST, 3, STREAMING),
+    ((2, 66, 14, 14), LAST, 2, STREAMING), ((1, 66, 18, 18), LAST, 3, STREAMING),
     ((1, 64, 24, 24), LAST, 16, STREAMING), ((1, 66, 24, 24), LAST, 22, STREAMING),
-    ((1, 48, 28, 28), FIRST, 2, STREAMING), ((7, 72, 12, 12), LAST, 1, STREAMING),
+    ((1, 48, 28, 28), FIRST, 2, STREAMING), ((2, 72, 12, 12), LAST, 1, STREAMING),
     ((3, 1, 14, 14), FIRST, 1, RESIDENT), ((6, 2048), FIRST, 1, RESIDENT),
     ((6, 96), FIRST, 32, RESIDENT), ((2, 6, 50), LAST, 2, RESIDENT),
     ((2, 4, 3, 4, 5), LAST, 2, RESIDENT),
@@ -73,11 +77,23 @@ def test_the_fuzz_covers_every_activation_type_and_spread() -> None:
     assert len({(f[2], f[4]) for f in found}) == 2 * len(ACTIVATIONS)
 
 
-@pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize("last", [FIRST, LAST])
-def test_two_thousand_channels(last, exact) -> None:
+def test_two_thousand_channels(last) -> None:
     """Layer norm where ResNet-50 ends: no program holds a sample."""
-    assert_as_exact_as_eager(without_kinks(case((1, 2048, 7, 7), last, 1, exact=exact)))
+    assert_as_exact_as_eager(without_kinks(case((1, 2048, 7, 7), last, 1, exact=True)))
+
+
+@pytest.mark.parametrize(("shape", "last", "groups"), [
+    ((5, 12, 27, 27), FIRST, 1), ((5, 12, 27, 27), LAST, 1), ((5, 6, 7, 7), LAST, 3),
+])  # fmt: skip
+def test_a_program_takes_several_samples(shape, last, groups, monkeypatch) -> None:
+    monkeypatch.setattr(proxy_cuts, "multiprocessors", lambda device: 1)
+    monkeypatch.setattr(proxy_cuts, "PROGRAMS_PER_MULTIPROCESSOR", 2)
+    made = without_kinks(case(shape, last, groups, exact=True))
+    with recording() as launches:
+        found = run(fused, made, torch.float32)
+    assert max(launch.arguments.get("PER_PROGRAM", 0) for launch in launches) > 1
+    assert_as_exact_as_eager(made, found)
 
 
 @pytest.mark.parametrize(("shape", "last", "groups"), [

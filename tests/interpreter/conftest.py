@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from traffic import counted
 
 if "triton" not in sys.modules and not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
@@ -23,6 +24,13 @@ if "triton" not in sys.modules and not torch.cuda.is_available():
 from normbench.kernels.fused.dispatch import interpreted
 
 ON_A_DEVICE = torch.cuda.is_available() and not interpreted()
+
+
+@pytest.fixture(autouse=True)
+def _within_bounds() -> Iterator[None]:
+    """No test reads or writes outside of what it gave a kernel; values alone would not tell."""
+    with counted():
+        yield
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

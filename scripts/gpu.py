@@ -186,6 +186,8 @@ def _pytest(name: str, seconds: float) -> int:
     if seconds < 15:  # importing torch and timm alone may take that
         raise subprocess.TimeoutExpired(name, seconds)
     command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", name]
+    if name.startswith("tests/interpreter") and _exists("xdist"):
+        command += ["-n", "8"]  # most of their time is Triton's compiler, on one core each
     return subprocess.run(
         command, cwd=ROOT, env=_environment(), timeout=seconds, check=False
     ).returncode

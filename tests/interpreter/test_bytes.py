@@ -20,6 +20,8 @@ from normbench.kernels.fused.launch import recording
 from normbench.kernels.fused.launch import run as launch
 from normbench.kernels.fused.tiles import view
 
+pytestmark = pytest.mark.usefixtures("interpreter")
+
 IDENTITY, RELU, SILU = 0, 1, 2
 BITS = 1 / 16
 """A bit for each value of 16 bits."""

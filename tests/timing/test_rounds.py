@@ -48,7 +48,7 @@ def test_percentiles_are_those_of_the_standard_library() -> None:
     ("none", False, 3, 5), ("relu", False, 3, 5), ("silu", True, 2, 3),
     ("add_relu", False, 4 + 1 / 16, 6 + 1 / 16), ("add_relu", True, 3 + 1 / 16, 4 + 1 / 16),
 ])  # fmt: skip
-def test_bytes_to_move_are_those_of_decision_004(form, resident, forward, backward) -> None:
+def test_bytes_to_move_are_those_of_the_decision(form, resident, forward, backward) -> None:
     case = Case(form, (8, 64, 14, 14), "nhwc", "bf16")
     size = 8 * 64 * 14 * 14 * 2
     assert case.bytes_to_move("forward", resident) == forward * size

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from normbench.kernels.fused import batch_launches
+from normbench.kernels.fused import batch_launches, proxy_launches
 from normbench.kernels.fused.activations import (
     GELU,
     GELU_TANH,
@@ -38,13 +38,13 @@ class Shape:
         sizes: N, C, H, W.
         last: whether channels are innermost in memory.
         dtype: a name of `DTYPES`.
-        full: all forms, not the common ones only; on other targets too.
+        depth: 0 for the common forms, 1 for some more, 2 for all.
     """
 
     sizes: tuple[int, int, int, int]
     last: bool
     dtype: str = "bf16"
-    full: bool = False
+    depth: int = 0
 
     @property
     def name(self) -> str:
@@ -57,23 +57,22 @@ class Shape:
         return x.contiguous(memory_format=torch.channels_last) if self.last else x
 
 
-def _both(n: int, c: int, h: int, w: int, *, full: bool = False) -> Iterator[Shape]:
+def _both(n: int, c: int, h: int, w: int, *, depth: int = 0) -> Iterator[Shape]:
     for last in (True, False):
-        yield Shape((n, c, h, w), last, full=full)
+        yield Shape((n, c, h, w), last, depth=depth)
 
 
 SHAPES = (
-    *_both(32, 256, 56, 56, full=True),
-    *_both(2, 2048, 7, 7, full=True),  # held by one program each
-    Shape((32, 512, 28, 28), False, full=True),  # gone over twice by one program each
-    Shape((32, 2048, 7, 7), True, full=True),
+    Shape((32, 256, 56, 56), True, depth=2),
+    Shape((32, 256, 56, 56), False, depth=1),
+    *_both(2, 2048, 7, 7, depth=1),  # held by one program each
+    Shape((32, 512, 28, 28), False, depth=1),  # gone over twice by one program each
+    Shape((32, 2048, 7, 7), True, depth=1),
     *_both(32, 64, 112, 112),
-    *_both(32, 64, 56, 56),
     Shape((32, 512, 28, 28), True),
     *_both(32, 1024, 14, 14),
     Shape((32, 2048, 7, 7), False),
     Shape((256, 1024, 14, 14), False),  # at larger batches other kernels take these
-    *_both(256, 2048, 7, 7),
     Shape((1024, 2048, 7, 7), False),
     Shape((2, 256, 56, 56), False),  # the largest tile that a program holds
     Shape((8, 2048, 7, 7), True),
@@ -95,7 +94,7 @@ class _Form:
     name: str
     act: int
     add: bool = False
-    common: bool = False
+    depth: int = 2
     training: bool = True
     renorm: bool = False
     parameters: bool = True
@@ -103,16 +102,16 @@ class _Form:
 
 
 _BATCH_NORM = (
-    _Form("relu", RELU, common=True),
-    _Form("add+relu", RELU, add=True, common=True),
-    _Form("none", IDENTITY),
+    _Form("relu", RELU, depth=0),
+    _Form("add+relu", RELU, add=True, depth=0),
+    _Form("none", IDENTITY, depth=1),
     _Form("silu", SILU),
-    _Form("add+silu", SILU, add=True),
+    _Form("add+silu", SILU, add=True, depth=1),
     _Form("add", IDENTITY, add=True),
     _Form("gelu", GELU),
     _Form("gelu-tanh", GELU_TANH),
     _Form("hardswish", HARDSWISH),
-    _Form("renorm+relu", RELU, renorm=True),
+    _Form("renorm+relu", RELU, renorm=True, depth=1),
     _Form("no-grad+add+relu", RELU, add=True, differentiated=False),
     _Form("bare", IDENTITY, parameters=False),
     _Form("eval+relu", RELU, training=False),
@@ -124,7 +123,7 @@ _BATCH_NORM = (
 def batch_norm_forms(shape: Shape) -> Iterator[tuple[str, Callable[[], object]]]:
     """Batch norm and Batch Renorm: forward and backward, training and evaluation."""
     for form in _BATCH_NORM:
-        if form.common or shape.full:
+        if form.depth <= shape.depth:
             yield form.name, functools.partial(_batch_norm, shape, form)
 
 
@@ -152,10 +151,33 @@ def _batch_norm(shape: Shape, form: _Form) -> None:
         batch_launches.backward(y, x, saved, kept, bits, form.act, form.add, not form.training)
 
 
-FAMILIES: tuple[Forms, ...] = (batch_norm_forms,)
+_PROXY_NORM = (
+    ("proxy+relu", RELU, 1, False, 0),
+    ("proxy+silu+exact", SILU, 32, True, 1),
+    ("proxy+relu+exact", RELU, 1, True, 2),
+)
+"""Name, activation, groups, exact moments, depth."""
 
-ELSEWHERE = {"relu", "add+relu", "add+silu", "renorm+relu"}
-"""Forms that are compiled for the other targets too, in full shapes."""
+
+def proxy_norm_forms(shape: Shape) -> Iterator[tuple[str, Callable[[], object]]]:
+    """ProxyNorm on layer norm and group norm, forward and backward, in shapes of some depth."""
+    for name, act, groups, exact, depth in _PROXY_NORM:
+        if depth <= shape.depth and shape.depth and shape.sizes[1] % groups == 0:
+            settings = proxy_launches.Settings(act, groups, 1e-5, 0.03, exact)
+            yield name, functools.partial(_proxy_norm, shape, settings)
+
+
+def _proxy_norm(shape: Shape, settings: proxy_launches.Settings) -> None:
+    x = shape.tensor()
+    learned = proxy_launches.Learned(*(torch.empty(shape.sizes[1], device="meta"),) * 4)
+    y, statistics, moments = proxy_launches.forward(x, learned, settings)
+    proxy_launches.backward(y, x, statistics, moments, learned, settings)
+
+
+FAMILIES: tuple[Forms, ...] = (batch_norm_forms, proxy_norm_forms)
+
+ELSEWHERE = {"relu", "add+relu", "proxy+relu"}
+"""Forms that are compiled for the other targets too, with channels last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +191,7 @@ class Entry:
     @property
     def elsewhere(self) -> bool:
         """Whether it is compiled for all targets."""
-        return self.shape.full and self.form in ELSEWHERE
+        return self.shape.depth > 0 and self.shape.last and self.form in ELSEWHERE
 
     @property
     def name(self) -> str:

@@ -116,7 +116,6 @@ _BATCH_NORM = (
     _Form("bare", IDENTITY, parameters=False),
     _Form("eval+relu", RELU, training=False),
     _Form("eval+add+relu", RELU, add=True, training=False),
-    _Form("eval+renorm", IDENTITY, training=False, renorm=True),
 )
 
 
@@ -142,9 +141,7 @@ def _batch_norm(shape: Shape, form: _Form) -> None:
             renorm,
         )  # fmt: skip
     else:
-        y = batch_launches.evaluate(
-            x, residual, weight, bias, channel, channel, 1e-5, form.act, form.renorm
-        )
+        y = batch_launches.evaluate(x, residual, weight, bias, channel, channel, 1e-5, form.act)
         _, saved, bits = batch_launches.outputs(x, form.act, form.add, False)
     if form.differentiated:
         kept = None if form.act in (IDENTITY, RELU) else residual

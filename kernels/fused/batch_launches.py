@@ -41,7 +41,7 @@ def forward(
     weight: Tensor | None,
     bias: Tensor | None,
     running_mean: Tensor | None,
-    running_spread: Tensor | None,
+    running_var: Tensor | None,
     momentum: float,
     eps: float,
     act: int,
@@ -49,12 +49,12 @@ def forward(
     renorm: Renorm | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Training forward of a dense x: y, the rows of `saved` (channel_math.py), the mask of bits."""
-    v = view(x)
+    v = view(x, residual)
     y, saved, bits = outputs(x, act, residual is not None and keep_bits, renorm is not None)
     masked = bits if bits.numel() else None
     settled: dict[str, Any] = {
         "saved": saved, "weight": weight, "bias": bias,
-        "running_mean": running_mean, "running_spread": running_spread,
+        "running_mean": running_mean, "running_var": running_var,
         **_of_renorm(renorm),
         "eps": eps, "momentum": momentum, "unbias": v.values / (v.values - 1),
     }  # fmt: skip
@@ -71,9 +71,8 @@ def forward(
     staging = x.new_empty((4, cut.splits, v.channels), dtype=torch.float32)
     _pass(streaming.stats, v, cut, {"x": x, "staging": staging, "SPLITS": cut.splits}, {})
     _per_channel(streaming.settle, v, cut, {"staging": staging, **settled}, flag)
-    unused = dict.fromkeys(("weight", "bias", "running_mean", "running_spread"))
-    constants = {"ACT": act, "STANDARD_DEVIATION": False}
-    _pass(streaming.apply, v, cut, {**io, "saved": saved, **unused, "eps": eps}, constants)
+    unused = dict.fromkeys(("weight", "bias", "running_mean", "running_var"))
+    _pass(streaming.apply, v, cut, {**io, "saved": saved, **unused, "eps": eps}, {"ACT": act})
     return y, saved, bits
 
 
@@ -90,13 +89,12 @@ def evaluate(
     weight: Tensor | None,
     bias: Tensor | None,
     running_mean: Tensor,
-    running_spread: Tensor,
+    running_var: Tensor,
     eps: float,
     act: int,
-    standard_deviation: bool,
 ) -> Tensor:
     """Evaluation forward of a dense x, by the running values: one launch."""
-    v = view(x)
+    v = view(x, residual)
     y = torch.empty_like(x)
     if not x.numel():
         return y
@@ -104,10 +102,9 @@ def evaluate(
     arguments = {
         "x": x, "y": y, "saved": None, "residual": residual, "bits": None,
         "weight": weight, "bias": bias, "running_mean": running_mean,
-        "running_spread": running_spread, "eps": eps,
+        "running_var": running_var, "eps": eps,
     }  # fmt: skip
-    constants = {"ACT": act, "STANDARD_DEVIATION": standard_deviation}
-    _pass(streaming.apply, v, cut, arguments, constants)
+    _pass(streaming.apply, v, cut, arguments, {"ACT": act})
     return y
 
 
@@ -126,7 +123,7 @@ def backward(
     g and the residual have x's layout. The last is empty without a residual, and where no
     activation follows: it is g itself then.
     """
-    v = view(x)
+    v = view(x, g, residual)
     dx, d_weight, d_bias, d_residual = gradients(x, act, with_residual)
     if not x.numel():
         return dx, d_weight.zero_(), d_bias.zero_(), d_residual

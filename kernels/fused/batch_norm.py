@@ -20,7 +20,7 @@ from normbench.kernels.fused.tiles import dense
 
 
 @torch.library.custom_op(
-    "normbench::batch_norm", mutates_args=("running_mean", "running_spread", "active", "newest")
+    "normbench::batch_norm", mutates_args=("running_mean", "running_var", "active", "newest")
 )
 def _forward(
     x: Tensor,
@@ -28,7 +28,7 @@ def _forward(
     weight: Tensor | None,
     bias: Tensor | None,
     running_mean: Tensor | None,
-    running_spread: Tensor | None,
+    running_var: Tensor | None,
     step: Tensor | None,
     active: Tensor | None,
     newest: Tensor | None,
@@ -43,7 +43,7 @@ def _forward(
         rmax, dmax, hold, rfull, dfull = limits
         renorm = Renorm(step, active, newest, (rmax, dmax, hold, rfull, dfull))
     return launches.forward(
-        x, residual, weight, bias, running_mean, running_spread, momentum, eps, act, keep_bits,
+        x, residual, weight, bias, running_mean, running_var, momentum, eps, act, keep_bits,
         renorm,
     )  # fmt: skip
 
@@ -61,14 +61,11 @@ def _evaluate(
     weight: Tensor | None,
     bias: Tensor | None,
     running_mean: Tensor,
-    running_spread: Tensor,
+    running_var: Tensor,
     eps: float,
     act: int,
-    standard_deviation: bool,
 ) -> Tensor:
-    return launches.evaluate(
-        x, residual, weight, bias, running_mean, running_spread, eps, act, standard_deviation
-    )
+    return launches.evaluate(x, residual, weight, bias, running_mean, running_var, eps, act)
 
 
 @_evaluate.register_fake
@@ -146,14 +143,12 @@ class _Evaluated(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         mean: Tensor,
-        spread: Tensor,
+        var: Tensor,
         eps: float,
         act: int,
-        standard_deviation: bool,
     ) -> Tensor:
-        y: Tensor = _evaluate(x, residual, weight, bias, mean, spread, eps, act, standard_deviation)
-        wide = spread.float()
-        rstd = 1 / (wide if standard_deviation else torch.sqrt(wide + eps))
+        y: Tensor = _evaluate(x, residual, weight, bias, mean, var, eps, act)
+        rstd = 1 / torch.sqrt(var.float() + eps)
         scale = rstd if weight is None else rstd * weight.float()
         zeros = torch.zeros_like(rstd)
         shift = zeros if bias is None else bias.float()
@@ -164,7 +159,7 @@ class _Evaluated(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # as above
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        return *_gradients(ctx, g), None, None, None, None, None
+        return *_gradients(ctx, g), None, None, None, None
 
 
 def _keep(
@@ -226,7 +221,8 @@ def batch_norm(
         act: code of φ (`activations.code_of`).
 
     Raises:
-        ValueError: if a channel has fewer than two values.
+        ValueError: if a channel has fewer than two values, or a parameter or running value has not
+            C of them.
     """
     return _train(x, residual, weight, bias, (running_mean, running_var), None, momentum, eps, act)
 
@@ -237,7 +233,7 @@ def batch_renorm(
     weight: Tensor | None,
     bias: Tensor | None,
     running_mean: Tensor,
-    running_std: Tensor,
+    running_var: Tensor,
     renorm: Renorm,
     momentum: float,
     eps: float,
@@ -245,14 +241,14 @@ def batch_renorm(
 ) -> Tensor:
     r"""φ(gamma·((x − μ)/σ·r + d) + beta + residual), σ = √(σ² + eps), r and d without gradient.
 
-    r = clip(σ/running_std, 1/rmax, rmax) and d = clip((μ − running_mean)/running_std, −dmax, dmax)
-    by the running values before they are moved; rmax and dmax by the schedule in `renorm`, whose
-    step is read on the device and left as it is.
+    r = clip(σ/σ_run, 1/rmax, rmax) and d = clip((μ − running_mean)/σ_run, −dmax, dmax) by the
+    running values before they are moved, σ_run = √(running_var + eps); what is averaged is σ. rmax
+    and dmax by the schedule in `renorm`, whose step is read on the device and left as it is.
 
     Raises:
-        ValueError: if a channel has fewer than two values.
+        ValueError: as `batch_norm`.
     """
-    running = (running_mean, running_std)
+    running = (running_mean, running_var)
     return _train(x, residual, weight, bias, running, renorm, momentum, eps, act)
 
 
@@ -272,15 +268,9 @@ def _train(
             "batch statistics need at least 2 values per channel (N·H·W) to have a variance: "
             f"input of shape {tuple(x.shape)}"
         )
-    x = dense(x)
-    residual = None if residual is None else dense(residual, x)
-    differentiated = (x, residual, weight, bias)
-    keep_bits = torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in differentiated
-    )
-    y: Tensor = _Trained.apply(
-        x, residual, weight, bias, running, renorm, momentum, eps, act, keep_bits
-    )
+    given = _prepared(x, residual, weight, bias, running)
+    keep_bits = _differentiated(given)
+    y: Tensor = _Trained.apply(*given, running, renorm, momentum, eps, act, keep_bits)
     return y
 
 
@@ -290,16 +280,38 @@ def evaluated(
     weight: Tensor | None,
     bias: Tensor | None,
     running_mean: Tensor,
-    running_spread: Tensor,
+    running_var: Tensor,
     eps: float,
     act: int = IDENTITY,
-    *,
-    standard_deviation: bool = False,
 ) -> Tensor:
-    """As `batch_norm`, by the running values: a variance, or σ itself if `standard_deviation`."""
+    """As `batch_norm`, by the running values: one launch."""
+    given = _prepared(x, residual, weight, bias, (running_mean, running_var))
+    run = _Evaluated.apply if _differentiated(given) else _evaluate
+    y: Tensor = run(*given, running_mean, running_var, eps, act)
+    return y
+
+
+Given = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
+
+
+def _prepared(
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running: tuple[Tensor | None, Tensor | None],
+) -> Given:
+    """All without gaps, the residual in x's layout."""
+    for t in (weight, bias, *running):
+        if t is not None and t.shape != (x.shape[1],):
+            raise ValueError(f"{x.shape[1]} channels do not go with {tuple(t.shape)} values")
+    if any(t is not None and not t.is_contiguous() for t in running):
+        raise ValueError("running values are moved in place: they have to be contiguous")
     x = dense(x)
     residual = None if residual is None else dense(residual, x)
-    arguments = (x, residual, weight, bias, running_mean, running_spread, eps, act)
-    run = _Evaluated.apply if torch.is_grad_enabled() else _evaluate
-    y: Tensor = run(*arguments, standard_deviation)
-    return y
+    parameters = [None if p is None else p.contiguous() for p in (weight, bias)]
+    return x, residual, parameters[0], parameters[1]
+
+
+def _differentiated(given: Given) -> bool:
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)

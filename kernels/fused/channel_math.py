@@ -43,9 +43,21 @@ def merge(staging, c, inside, SPLITS, C, SP: tl.constexpr):
     values = tl.where(inside, tl.sum(count, 0), 1.0)
     mean = tl.sum(offset * count, 0) / values
     away = tl.where(mask, offset - mean[None, :], 0.0)
-    variance = tl.maximum((tl.sum(square, 0) + tl.sum(away * away * count, 0)) / values, 0.0)
+    variance = (tl.sum(square, 0) + tl.sum(away * away * count, 0)) / values
     high, low = two_sum(first, mean)
-    return high, low, variance
+    return high, low, not_negative(variance)
+
+
+@triton.jit
+def not_negative(v):
+    """0 where rounding has made a variance negative; NaN stays, as it does in `clip`."""
+    return tl.where(v < 0.0, 0.0, v)
+
+
+@triton.jit
+def clip(v, low, high):
+    """The value, or the bound it is beyond."""
+    return tl.where(v < low, low, tl.where(v > high, high, v))
 
 
 @triton.jit
@@ -66,7 +78,7 @@ def note_active(active, newest, step, changed):
 
 @triton.jit
 def blend(running, c, inside, now, momentum):
-    """Move a running value by the share `momentum` towards that of this batch; its old value."""
+    """Move a running value by the share `momentum` towards that of this batch."""
     old = tl.load(running + c, inside, 0.0).to(tl.float32)
     new = old + momentum * (now - old)
     tl.store(running + c, new.to(running.dtype.element_ty), inside)
@@ -74,13 +86,14 @@ def blend(running, c, inside, now, momentum):
 
 @triton.jit
 def batch_affine(
-    saved, weight, bias, running_mean, running_spread, step, active, newest,
+    saved, weight, bias, running_mean, running_var, step, active, newest,
     c, inside, high, low, variance, C, eps, momentum, unbias, rmax, dmax, hold, rfull, dfull,
     RENORM: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
     """Writes `saved`, moves the running values; returns scale and shift.
 
-    Batch Renorm's r and d come from the running values as they were before.
+    Batch Renorm's r and d come from the running values as they were before. It averages σ, and
+    keeps σ² − eps: its running variance is used as any other.
     """
     std = tl.sqrt_rn(variance + eps)
     rstd = tl.div_rn(1.0, std)
@@ -91,10 +104,10 @@ def batch_affine(
         top = 1.0 + (rmax - 1.0) * ramp(at, hold, rfull)
         far = dmax * ramp(at, hold, dfull)
         old_mean = tl.load(running_mean + c, inside, 0.0).to(tl.float32)
-        old_std = tl.load(running_spread + c, inside, 1.0).to(tl.float32)
-        r = tl.minimum(tl.maximum(tl.div_rn(std, old_std), tl.div_rn(1.0, top)), top)
-        d = tl.div_rn((high - old_mean) + low, old_std)
-        d = tl.minimum(tl.maximum(d, -far), far)
+        old_var = tl.load(running_var + c, inside, 1.0).to(tl.float32)
+        old_std = tl.sqrt_rn(old_var + eps)
+        r = clip(tl.div_rn(std, old_std), tl.div_rn(1.0, top), top)
+        d = clip(tl.div_rn((high - old_mean) + low, old_std), -far, far)
         tl.store(saved + 5 * C + c, r, inside)
         tl.store(saved + 6 * C + c, d, inside)
         changed = tl.where(inside & (r != 1.0), 1, 0)
@@ -102,9 +115,12 @@ def batch_affine(
             changed = tl.max(changed, 0)
         note_active(active, newest, now, changed)
         scale, shift = r * rstd, d
-        blend(running_spread, c, inside, std, momentum)
-    elif running_spread is not None:
-        blend(running_spread, c, inside, variance * unbias, momentum)
+        tl.debug_barrier()  # every warp has read the old values before one writes the new ones
+        new_std = old_std + momentum * (std - old_std)
+        new_var = new_std * new_std - eps
+        tl.store(running_var + c, new_var.to(running_var.dtype.element_ty), inside)
+    elif running_var is not None:
+        blend(running_var, c, inside, variance * unbias, momentum)
     if running_mean is not None:
         blend(running_mean, c, inside, high + low, momentum)
     if weight is not None:
@@ -137,16 +153,11 @@ def rstd_of(saved, c, inside, C):
 
 
 @triton.jit
-def running_affine(
-    weight, bias, running_mean, running_spread, c, inside, eps, STANDARD_DEVIATION: tl.constexpr
-):
-    """Mean, scale and shift from the running values; σ itself if they keep that."""
+def running_affine(weight, bias, running_mean, running_var, c, inside, eps):
+    """Mean, scale and shift from the running values."""
     mean = tl.load(running_mean + c, inside, 0.0).to(tl.float32)
-    spread = tl.load(running_spread + c, inside, 1.0).to(tl.float32)
-    if STANDARD_DEVIATION:
-        rstd = tl.div_rn(1.0, spread)
-    else:
-        rstd = tl.div_rn(1.0, tl.sqrt_rn(spread + eps))
+    variance = tl.load(running_var + c, inside, 1.0).to(tl.float32)
+    rstd = tl.div_rn(1.0, tl.sqrt_rn(variance + eps))
     scale, shift = rstd, rstd * 0.0
     if weight is not None:
         scale *= tl.load(weight + c, inside, 0.0).to(tl.float32)

@@ -44,17 +44,23 @@ _recorders: list[list[Launch]] = []
 
 
 def run(launch: Launch) -> None:
-    """Launch the kernel on the current stream, or note it while `recording`."""
+    """Launch the kernel on the current stream of its tensors' device, or note it (`recording`)."""
     for launches in _recorders:
         launches.append(launch)
-    if not _is_meta(launch):
-        launch.kernel[launch.grid](
-            **launch.arguments, **launch.constants, num_warps=launch.warps, **OPTIONS
-        )
+    device = next(a.device for a in launch.arguments.values() if isinstance(a, torch.Tensor))
+    if device.type == "meta":
+        return
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        with torch.cuda.device(device):
+            _start(launch)
+    else:
+        _start(launch)
 
 
-def _is_meta(launch: Launch) -> bool:
-    return any(isinstance(a, torch.Tensor) and a.is_meta for a in launch.arguments.values())
+def _start(launch: Launch) -> None:
+    launch.kernel[launch.grid](
+        **launch.arguments, **launch.constants, num_warps=launch.warps, **OPTIONS
+    )
 
 
 @contextmanager

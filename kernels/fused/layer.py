@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -22,9 +23,15 @@ class FusedNorm(nn.Module):
     def own(self, act: nn.Module | None) -> None:
         """Take over the activation that follows the slot."""
         self.act = act
+        self._coded = (act,)  # in a tuple, it is no submodule
         code = code_of(act)
         self._code = IDENTITY if code is None else code
         self._act_outside = code is None
+        self._devices = devices()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A pickled layer may wake up where other devices are at hand."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self._devices = devices()
 
     def takes(self, x: Tensor) -> bool:
@@ -40,6 +47,8 @@ class FusedNorm(nn.Module):
         self, x: Tensor, residual: Tensor | None, kernel: Callable[[Tensor | None, int], Tensor]
     ) -> Tensor:
         """Call `kernel(residual, act)` with what it can fuse, and do the rest after it."""
+        if self.act is not self._coded[0]:  # surgery takes an activation back by assigning
+            self.own(self.act)
         if residual is not None and (residual.shape != x.shape or residual.dtype != x.dtype):
             return self.finish(kernel(None, IDENTITY), residual)
         y = kernel(residual, self._code)

@@ -14,6 +14,7 @@ from normbench.kernels.fused.channel_math import (
     affine_of,
     backward_affine,
     batch_affine,
+    not_negative,
     rstd_of,
     two_sum,
 )
@@ -26,7 +27,7 @@ COUNTS = ["rows", "C8", "HW8", "tiles"]
 
 @triton.jit(do_not_specialize=COUNTS)
 def looped_forward(
-    x, y, residual, bits, saved, weight, bias, running_mean, running_spread, step, active, newest,
+    x, y, residual, bits, saved, weight, bias, running_mean, running_var, step, active, newest,
     rows, C8, HW8, tiles, values, eps, momentum, unbias, rmax, dmax, hold, rfull, dfull,
     LAST: tl.constexpr, AC: tl.constexpr, AH: tl.constexpr, R: tl.constexpr, K: tl.constexpr,
     ACT: tl.constexpr, RENORM: tl.constexpr, STAGES: tl.constexpr,
@@ -37,9 +38,9 @@ def looped_forward(
     c = channels_of(block, LAST, K)
     pivot, offset, square, _ = moments(x, 0, tiles, block, rows, C, HW, LAST, R, K, STAGES)
     high, low = two_sum(pivot, offset)
-    variance = tl.maximum(square / values, 0.0)
+    variance = not_negative(square / values)
     scale, shift = batch_affine(
-        saved, weight, bias, running_mean, running_spread, step, active, newest,
+        saved, weight, bias, running_mean, running_var, step, active, newest,
         c, c < C, high, low, variance, C, eps, momentum, unbias, rmax, dmax, hold, rfull, dfull,
         RENORM, LAST,
     )  # fmt: skip

@@ -32,7 +32,7 @@ from normbench.kernels.fused.passes import z_gradient
 
 @triton.jit(do_not_specialize=["rows", "C8", "HW8"])
 def resident_forward(
-    x, y, residual, bits, saved, weight, bias, running_mean, running_spread, step, active, newest,
+    x, y, residual, bits, saved, weight, bias, running_mean, running_var, step, active, newest,
     rows, C8, HW8, values, eps, momentum, unbias, rmax, dmax, hold, rfull, dfull,
     LAST: tl.constexpr, AC: tl.constexpr, AH: tl.constexpr, R: tl.constexpr, K: tl.constexpr,
     ACT: tl.constexpr, RENORM: tl.constexpr,
@@ -50,7 +50,7 @@ def resident_forward(
     variance = over_rows(d * d, LAST) / values
     high, low = two_sum(pivot, rest)
     scale, shift = batch_affine(
-        saved, weight, bias, running_mean, running_spread, step, active, newest,
+        saved, weight, bias, running_mean, running_var, step, active, newest,
         c, c < C, high, low, variance, C, eps, momentum, unbias, rmax, dmax, hold, rfull, dfull,
         RENORM, LAST,
     )  # fmt: skip

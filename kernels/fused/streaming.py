@@ -49,7 +49,7 @@ def stats(
 
 @triton.jit(do_not_specialize=["C", "SPLITS"])
 def settle(
-    staging, saved, weight, bias, running_mean, running_spread, step, active, newest,
+    staging, saved, weight, bias, running_mean, running_var, step, active, newest,
     C, SPLITS, eps, momentum, unbias, rmax, dmax, hold, rfull, dfull,
     RENORM: tl.constexpr, SP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -57,7 +57,7 @@ def settle(
     c = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     high, low, variance = merge(staging, c, c < C, SPLITS, C, SP)
     batch_affine(
-        saved, weight, bias, running_mean, running_spread, step, active, newest,
+        saved, weight, bias, running_mean, running_var, step, active, newest,
         c, c < C, high, low, variance, C, eps, momentum, unbias, rmax, dmax, hold, rfull, dfull,
         RENORM, True,
     )  # fmt: skip
@@ -65,10 +65,10 @@ def settle(
 
 @triton.jit(do_not_specialize=COUNTS)
 def apply(
-    x, y, saved, residual, bits, weight, bias, running_mean, running_spread, eps,
+    x, y, saved, residual, bits, weight, bias, running_mean, running_var, eps,
     rows, C8, HW8, tiles, per_split,
     LAST: tl.constexpr, AC: tl.constexpr, AH: tl.constexpr, R: tl.constexpr, K: tl.constexpr,
-    ACT: tl.constexpr, STANDARD_DEVIATION: tl.constexpr, STAGES: tl.constexpr,
+    ACT: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """φ(scale·(x − mean) + shift + residual); by the running values where `saved` is None."""
     C, HW = C8 * AC, HW8 * AH
@@ -77,9 +77,7 @@ def apply(
     if saved is not None:
         high, low, scale, shift = affine_of(saved, c, c < C, C)
     else:
-        high, scale, shift = running_affine(
-            weight, bias, running_mean, running_spread, c, c < C, eps, STANDARD_DEVIATION
-        )
+        high, scale, shift = running_affine(weight, bias, running_mean, running_var, c, c < C, eps)
         low = high * 0.0
     start = split * per_split
     stop = tl.minimum(start + per_split, tiles)

@@ -61,11 +61,24 @@ class View:
         }
 
 
-def view(x: Tensor) -> View:
-    """The view of a tensor that `dense` returned."""
-    channels = x.shape[1]
-    positions = x.shape[2:].numel()
-    if positions == 1 or not x.is_contiguous():
+def view(x: Tensor, *others: Tensor | None) -> View:
+    """The view of a tensor that `dense` returned.
+
+    Raises:
+        ValueError: if it has gaps, or one of the others has not its shape and layout.
+    """
+    channels, positions = x.shape[1], x.shape[2:].numel()
+    last = positions == 1 or not x.is_contiguous()
+    for t in (x, *others):
+        if t is None:
+            continue
+        if t.shape != x.shape or not (is_channels_last(t) if last else t.is_contiguous()):
+            raise ValueError(
+                f"the kernels need tensors without gaps, of one shape and memory format: got "
+                f"{tuple(t.shape)} with strides {t.stride()} beside {tuple(x.shape)} with "
+                f"{x.stride()}"
+            )
+    if last:
         return View(x.shape[0] * positions, channels, 1, True)
     return View(x.shape[0], channels, positions, False)
 
@@ -78,9 +91,9 @@ def is_channels_last(x: Tensor) -> bool:
 def dense(x: Tensor, like: Tensor | None = None) -> Tensor:
     """The tensor without gaps, in the layout of `like` (default: its own, if it has one)."""
     like = x if like is None else like
-    if like.is_contiguous() or not is_channels_last(like):
+    if like.is_contiguous() or like.stride(1) != 1:
         return x.contiguous()
-    return x.movedim(1, -1).contiguous().movedim(-1, 1)
+    return x if is_channels_last(x) else x.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
 @dataclass(frozen=True, slots=True)

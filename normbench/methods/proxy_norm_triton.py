@@ -13,6 +13,8 @@ Normalization while Removing Batch Dependence", NeurIPS 2021, arXiv:2106.03743.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from normbench.kernels.fused.activations import code_of
@@ -63,12 +65,17 @@ class ProxyNormTriton(ProxyNorm):
         super().__init__(
             num_features, act=act, groups=groups, eps=eps, proxy_eps=proxy_eps, exact=exact
         )
-        self._code, self._devices = code_of(act), devices()
+        self._devices = devices()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A pickled layer may wake up where other devices are at hand."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._devices = devices()
 
     def forward(self, x: Tensor) -> Tensor:
         """N,C,* to the same shape. Raises ValueError where a group has a single value."""
-        kernel = x.device.type in self._devices and x.dtype in DTYPES
-        if self._code is None or not kernel:
+        code = code_of(self.act)
+        if code is None or x.device.type not in self._devices or x.dtype not in DTYPES:
             return super().forward(x)
         from normbench.kernels.fused import proxy_norm as kernels  # Triton is needed from here on
 
@@ -76,5 +83,5 @@ class ProxyNormTriton(ProxyNorm):
         check_groups(x, self.groups)
         return kernels.proxy_norm(
             x, self.weight, self.bias, self.proxy_weight, self.proxy_bias,
-            self._code, self.groups, self.eps, self.proxy_eps, self.exact,
+            code, self.groups, self.eps, self.proxy_eps, self.exact,
         )  # fmt: skip

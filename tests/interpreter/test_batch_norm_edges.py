@@ -144,12 +144,53 @@ def test_parameters_of_half_type_get_gradients_of_it() -> None:
     assert weight.grad.dtype is torch.bfloat16
 
 
-def test_nan_is_not_hidden_by_relu() -> None:
-    x = torch.randn(4, 3, 5, 5)
+@pytest.mark.parametrize(("shape", "memory_format"), SHAPES, ids=str)
+def test_nan_is_not_hidden(shape, memory_format) -> None:
+    x = case(shape, memory_format, torch.float32, False, (0.0, 1.0)).x
     x[0, 1, 0, 0] = float("nan")
-    y = kernels.batch_norm(x, None, None, None, None, None, 0.1, EPS, RELU)
-    assert y[:, 1].isnan().all()
-    assert not y[:, [0, 2]].isnan().any()
+    mean, var = torch.zeros(shape[1]), torch.ones(shape[1])
+    y = kernels.batch_norm(x, None, None, None, mean, var, 0.1, EPS, RELU)
+    others = [c for c in range(shape[1]) if c != 1]
+    for values in (y.movedim(1, 0), mean, var):
+        assert values[1].isnan().all()
+        assert not values[others].isnan().any()
+
+
+@pytest.mark.parametrize("residual", [True, False])
+@pytest.mark.parametrize(("shape", "memory_format"), SHAPES, ids=str)
+def test_the_backward_finds_the_very_relu_mask_of_the_forward(
+    shape, memory_format, residual
+) -> None:
+    layer = case(shape, memory_format, torch.float32, residual, (100.0, 0.01))
+    y, *_, d_bias = fused(layer, RELU, torch.ones_like(layer.g))
+    assert torch.equal(d_bias, (y > 0).sum((0, 2, 3)).float())
+
+
+def test_a_parameter_of_any_strides() -> None:
+    x = torch.randn(4, 6, 5, 5)
+    expanded = torch.tensor([2.0]).expand(6)
+    y = kernels.batch_norm(x, None, expanded, None, None, None, 0.1, EPS)
+    torch.testing.assert_close(y, 2 * F.batch_norm(x, None, None, training=True, eps=EPS))
+
+
+def test_wrong_sizes_and_layouts_are_refused() -> None:
+    x = torch.randn(4, 6, 5, 5)
+    with pytest.raises(ValueError, match="6 channels do not go with"):
+        kernels.batch_norm(x, None, torch.ones(5), None, None, None, 0.1, EPS)
+    with pytest.raises(ValueError, match="contiguous"):
+        kernels.batch_norm(x, None, None, None, torch.ones(12)[::2], None, 0.1, EPS)
+    given = [None] * 8 + [[], 0.1, EPS, 0, True]
+    with pytest.raises(ValueError, match="without gaps"):
+        kernels._forward(x[..., ::2], *given)
+    with pytest.raises(ValueError, match="one shape and memory format"):
+        kernels._forward(x, x.contiguous(memory_format=LAST), *given[1:])
+
+
+def test_a_slice_of_channels_stays_channels_last() -> None:
+    x = torch.randn(4, 6, 5, 5).contiguous(memory_format=LAST)[:, :4]
+    y = kernels.batch_norm(x, None, None, None, None, None, 0.1, EPS)
+    assert y.is_contiguous(memory_format=LAST)
+    torch.testing.assert_close(y, F.batch_norm(x, None, None, training=True, eps=EPS))
 
 
 @triton.jit

@@ -41,16 +41,16 @@ def test_six_steps_of_the_schedule(shape, memory_format) -> None:
     normal = lambda *size: torch.randn(*size, generator=generator)  # noqa: E731
     channels = shape[1]
     w, b = normal(channels) * 0.3 + 1, normal(channels)
-    mean, std = torch.zeros(channels), torch.ones(channels)
+    mean, var = torch.zeros(channels), torch.ones(channels) - EPS
     counters = [torch.tensor(0) for _ in range(3)]
     renorm = Renorm(*counters, (RMAX, DMAX, HOLD, RFULL, DFULL))
-    wanted_mean, wanted_std, active = mean.double(), std.double(), 0
+    wanted_mean, wanted_std, active = mean.double(), torch.ones(channels).double(), 0
     for step in range(6):
         x = (normal(*shape) * (1 + step) + 2 * step).contiguous(memory_format=memory_format)
         residual, g = normal(*shape), normal(*shape)
         ours = [t.clone().requires_grad_() for t in (x, residual, w, b)]
         theirs = [t.double().requires_grad_() for t in (x, residual, w, b)]
-        y = kernels.batch_renorm(*ours, mean, std, renorm, MOMENTUM, EPS, 1)
+        y = kernels.batch_renorm(*ours, mean, var, renorm, MOMENTUM, EPS, 1)
         wanted, wanted_mean, wanted_std, changed = paper(*theirs, wanted_mean, wanted_std, step)
         g = torch.where(wanted.abs() < 1e-4, 0, g.double()).float()  # the kink of ReLU
         y.backward(g)
@@ -62,12 +62,7 @@ def test_six_steps_of_the_schedule(shape, memory_format) -> None:
             scale = other.grad.abs().max()
             assert (mine.grad.double() - other.grad).abs().max() < 3e-6 * max(scale, 10)
         torch.testing.assert_close(mean.double(), wanted_mean, rtol=1e-6, atol=1e-6)
-        torch.testing.assert_close(std.double(), wanted_std, rtol=1e-6, atol=1e-6)
+        std = (var.double() + EPS).sqrt()
+        torch.testing.assert_close(std, wanted_std, rtol=1e-6, atol=1e-6)
     assert int(counters[1]) == active
     assert 0 < active < 6  # in the hold r is 1; the count is of steps, not of programs
-
-
-def test_evaluation_reads_a_standard_deviation() -> None:
-    x, mean, std = torch.randn(4, 6, 5, 5), torch.randn(6), torch.rand(6) + 0.5
-    y = kernels.evaluated(x, None, None, None, mean, std, EPS, standard_deviation=True)
-    torch.testing.assert_close(y, (x - per_channel(mean, x)) / per_channel(std, x))

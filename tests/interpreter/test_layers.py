@@ -151,10 +151,39 @@ def test_renorm_goes_on_with_its_own_checkpoint_and_starts_anew_with_batch_norms
     other = normbench.build("batch_renorm_triton", 6, **RENORM)
     other.load_state_dict(layer.state_dict())
     assert int(other.num_batches_tracked) == 4
-    torch.testing.assert_close(other.running_std, layer.running_std)
+    torch.testing.assert_close(other.running_var, layer.running_var)
     x = torch.randn(8, 6, 5, 5)
     torch.testing.assert_close(other(x), layer(x))
     norm = nn.BatchNorm2d(6)
     norm(x)
     other.load_state_dict(norm.state_dict())
     assert int(other.num_batches_tracked) == 0
+
+
+@pytest.mark.parametrize("method", ["batch_norm_triton", "batch_renorm_triton"])
+def test_the_state_dict_is_the_state_itself(method: str) -> None:
+    """Averages of weights (timm's ModelEma) write into the values of a state dict."""
+    layer = normbench.build(method, 6)
+    for value in layer.state_dict().values():
+        value.fill_(3)
+    assert all((value == 3).all() for value in layer.state_dict().values())
+    assert (layer.running_var == 3).all()
+
+
+def test_renorm_takes_the_state_of_its_eager_ancestor_also_onto_an_empty_layer() -> None:
+    eager = normbench.build("batch_renorm", 6, **RENORM)
+    for _ in range(3):
+        eager(torch.randn(8, 6, 5, 5) * 3 + 1)
+    with torch.device("meta"):
+        layer = normbench.build("batch_renorm_triton", 6, **RENORM)
+    layer.load_state_dict(eager.state_dict(), assign=True)
+    assert int(layer.num_batches_tracked) == 3
+    std = torch.sqrt(layer.running_var + layer.eps)
+    torch.testing.assert_close(std, eager.running_std)
+
+
+def test_another_activation_is_the_one_that_is_applied() -> None:
+    layer = normbench.build("batch_norm_triton", 6, act=nn.SiLU())
+    x = torch.randn(4, 6, 5, 5)
+    layer.act = nn.Identity()
+    torch.testing.assert_close(layer(x), F.batch_norm(x, None, None, training=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor
 
 from oracles.formulas import At, Result, oracle
@@ -22,7 +24,14 @@ def batch_norm_triton(x: Tensor, at: At) -> Result:
 
 @oracle("batch_renorm_triton", {"hold": 0, "rmax_full": 0, "dmax_full": 0, "momentum": 0.1})
 def batch_renorm_triton(x: Tensor, at: At) -> Result:
-    return activated(batch_renorm(x, at), at)
+    """σ is averaged; what is kept of it is σ² − eps."""
+    state = {**at.state, "running_std": (at.state["running_var"] + at.eps).sqrt()}
+    result = batch_renorm(x, replace(at, state=state))
+    if isinstance(result, tuple):
+        y, after = result
+        var = after.pop("running_std").square() - at.eps
+        result = (y, after | {"running_var": var})
+    return activated(result, at)
 
 
 @oracle("proxy_norm_triton", {"groups": 2, "proxy_eps": 0.1}, {"exact": True})

@@ -92,7 +92,11 @@ def proxy_of(weight, bias, proxy_weight, proxy_bias, c, inside):
 
 @triton.jit
 def relu_parts(a, b):
-    """|a| (kept from 0: gamma may be), Φ(t) and ϕ(t) of t = b/|a|, E ReLU(u), E ReLU(−u)."""
+    """|a| (kept from 0: gamma may be), Φ(t) and ϕ(t) of t = b/|a|, E ReLU(u), E ReLU(−u).
+
+    In float64: two error functions a channel, whose errors would be those of every output.
+    """
+    a, b = a.to(tl.float64), b.to(tl.float64)
     size = tl.maximum(tl.abs(a), 1e-12)
     t = b / size
     below = 0.5 * (1.0 + tl.erf(t * 0.7071067811865476))
@@ -114,7 +118,8 @@ def proxy_moments(a, b, ACT: tl.constexpr, RULE: tl.constexpr):
     if RULE == 2:
         # Var = a²·Φ(t) − E ReLU(u)·E ReLU(−u): no difference of large squares.
         size, below, _, mean, other = relu_parts(a, b)
-        return mean, tl.maximum(size * size * below - mean * other, 0.0)
+        var = tl.maximum(size * size * below - mean * other, 0.0)
+        return mean.to(tl.float32), var.to(tl.float32)
     else:
         xi, weight = rule(RULE)
         phi = activate(tl.fma(xi, a[:, None], b[:, None]), ACT)
@@ -130,7 +135,8 @@ def proxy_backward(a, b, dm, dv, ACT: tl.constexpr, RULE: tl.constexpr):
         size, below, density, mean, _ = relu_parts(a, b)
         d_size = dm * density + 2.0 * dv * (size * below - mean * density)
         d_a = tl.where(a > 1e-12, d_size, tl.where(a < -1e-12, -d_size, 0.0))
-        return d_a, below * dm + 2.0 * dv * mean * (1.0 - below)
+        d_b = below * dm + 2.0 * dv * mean * (1.0 - below)
+        return d_a.to(tl.float32), d_b.to(tl.float32)
     else:
         xi, weight = rule(RULE)
         u = tl.fma(xi, a[:, None], b[:, None])

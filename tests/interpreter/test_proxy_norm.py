@@ -85,7 +85,7 @@ def test_two_thousand_channels(last) -> None:
 
 
 @pytest.mark.parametrize(("shape", "last", "groups"), [
-    ((5, 12, 27, 27), FIRST, 1), ((5, 12, 27, 27), LAST, 1), ((5, 6, 7, 7), LAST, 3),
+    ((5, 12, 27, 27), FIRST, 1), ((5, 12, 27, 27), LAST, 1), ((5, 6, 4, 4), LAST, 3),
 ])  # fmt: skip
 def test_a_program_takes_several_samples(shape, last, groups, monkeypatch) -> None:
     monkeypatch.setattr(proxy_cuts, "multiprocessors", lambda device: 1)

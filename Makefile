@@ -11,6 +11,8 @@ PYTHON ?=
 BIN := .venv/bin
 SUITE ?= suites/small-batch.yaml
 TESTS ?=
+UPDATE ?=
+TRITON ?= 3.6.0
 WORKERS ?= logical
 PYTEST := $(BIN)/python -m pytest --timeout 900
 PARALLEL := -n $(WORKERS) --maxprocesses 8 --dist worksteal
@@ -19,7 +21,7 @@ PARALLEL := -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: demo
 demo: .venv/run ## run suites/small-batch.yaml on the CPU and build the site (continues where it was stopped)
@@ -38,14 +40,18 @@ site: .venv/run ## build the leaderboard from the records in results/ into site/
 	@echo "Open this file in a browser: $(CURDIR)/site/index.html"
 
 .PHONY: gpu
-gpu: ## on a CUDA machine: tests and suites/small-batch.yaml, in stages of at most 8 minutes (docs/gpu.md)
+gpu: ## on a CUDA machine: tests, kernels against their peers, suites/small-batch.yaml, in stages (docs/gpu.md)
 	@$(call find-gpu-python); exec "$$python" scripts/gpu.py $(if $(STAGE),--stage $(STAGE))
 
 # ---- what developers run ----
 
 .PHONY: test
 test: .venv/dev ## all tests but the slow ones; TESTS=tests/cli runs a part
-	$(PYTEST) $(PARALLEL) -m "not slow" $(TESTS)
+	@# tests/interpreter needs a process of its own: Triton interprets all kernels there, or none.
+	code=0; \
+	$(PYTEST) $(PARALLEL) -m "not slow" $(or $(TESTS),--ignore=tests/interpreter) || code=$$?; \
+	$(if $(TESTS),,$(PYTEST) $(PARALLEL) -m "not slow" tests/interpreter || code=$$?;) \
+	exit $$code
 
 .PHONY: test-slow
 test-slow: .venv/dev ## the tests that take minutes
@@ -72,6 +78,19 @@ types: .venv/dev ## mypy --strict over the package, kernels/ and leaderboard/ at
 
 .PHONY: check
 check: lint types test ## everything CI runs
+
+.PHONY: kernels-report
+kernels-report: .venv/dev ## registers, shared memory and width of accesses of every fused kernel; UPDATE=1 accepts them
+	$(BIN)/python scripts/kernel_report.py $(if $(UPDATE),--update)
+
+.PHONY: test-old-triton
+test-old-triton: .venv/dev ## the kernels' tests with another Triton, in an environment of its own; TRITON=3.6.0
+	@# In front of everything that .venv has: what else there is stays as it is.
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --upgrade \
+	  --target build/triton-$(TRITON) triton==$(TRITON)
+	export PYTHONPATH=$(CURDIR)/build/triton-$(TRITON); \
+	$(PYTEST) $(PARALLEL) -m "not slow" tests/kernels; \
+	$(PYTEST) $(PARALLEL) -m "not slow" tests/interpreter
 
 .PHONY: bench
 bench: .venv/dev ## benchmarks/: layers against torch's, the harness against a bare loop, start and swap

@@ -36,6 +36,7 @@ _FOLDERS = {
     "WANDB_DIR": "wandb",
     "WANDB_CACHE_DIR": "wandb",
     "WANDB_CONFIG_DIR": "wandb",
+    "TRITON_CACHE_DIR": "triton",
 }
 
 
@@ -62,6 +63,23 @@ def pytest_configure(config: pytest.Config) -> None:
     """Take the folders away at the end."""
     if _SCRATCH is not None:
         config.add_cleanup(lambda: shutil.rmtree(_SCRATCH, ignore_errors=True))
+
+
+INTERPRETER = ROOT / "tests" / "interpreter"
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Its tests change what Triton does in the process: they run only where they are named."""
+    return (collection_path == INTERPRETER and not _named(config)) or None
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Say so."""
+    return None if _named(config) else "tests/interpreter: not in this process; make test runs it"
+
+
+def _named(config: pytest.Config) -> bool:
+    return any(INTERPRETER.name in arg for arg in config.args)
 
 
 def pytest_sessionstart() -> None:

@@ -122,13 +122,18 @@ def batch_affine(
 
 @triton.jit
 def affine_of(saved, c, inside, C):
-    """The first five rows of `saved`: mean in two floats, 1/σ, scale and shift."""
+    """Mean in two floats, scale and shift from `saved`."""
     high = tl.load(saved + c, inside, 0.0)
     low = tl.load(saved + C + c, inside, 0.0)
-    rstd = tl.load(saved + 2 * C + c, inside, 0.0)
     scale = tl.load(saved + 3 * C + c, inside, 0.0)
     shift = tl.load(saved + 4 * C + c, inside, 0.0)
-    return high, low, rstd, scale, shift
+    return high, low, scale, shift
+
+
+@triton.jit
+def rstd_of(saved, c, inside, C):
+    """1/σ from `saved`, apart so that no register holds it through a loop that does not use it."""
+    return tl.load(saved + 2 * C + c, inside, 0.0)
 
 
 @triton.jit

@@ -10,7 +10,13 @@ reads a second time, it has just read: it comes from the L2 cache.
 import triton
 import triton.language as tl
 
-from normbench.kernels.fused.channel_math import affine_of, backward_affine, batch_affine, two_sum
+from normbench.kernels.fused.channel_math import (
+    affine_of,
+    backward_affine,
+    batch_affine,
+    rstd_of,
+    two_sum,
+)
 from normbench.kernels.fused.device import channels_of
 from normbench.kernels.fused.passes import gradient_sums, moments, normalize, x_gradient
 
@@ -53,7 +59,8 @@ def looped_backward(
     C, HW = C8 * AC, HW8 * AH
     block = tl.program_id(0)
     c = channels_of(block, LAST, K)
-    high, low, rstd, scale, shift = affine_of(saved, c, c < C, C)
+    high, low, scale, shift = affine_of(saved, c, c < C, C)
+    rstd = rstd_of(saved, c, c < C, C)
     sums, dots = gradient_sums(
         g, x, residual, bits, d_residual, high, low, scale, shift, 0, tiles, block, rows, C, HW,
         LAST, R, K, ACT, STAGES,

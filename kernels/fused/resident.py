@@ -10,7 +10,13 @@ there is nothing to wait for between launches.
 import triton
 import triton.language as tl
 
-from normbench.kernels.fused.channel_math import affine_of, backward_affine, batch_affine, two_sum
+from normbench.kernels.fused.channel_math import (
+    affine_of,
+    backward_affine,
+    batch_affine,
+    rstd_of,
+    two_sum,
+)
 from normbench.kernels.fused.device import (
     activate,
     affine,
@@ -68,7 +74,7 @@ def resident_backward(
     C, HW = C8 * AC, HW8 * AH
     block = tl.program_id(0)
     c = channels_of(block, LAST, K)
-    high, low, rstd, scale, shift = affine_of(saved, c, c < C, C)
+    high, low, scale, shift = affine_of(saved, c, c < C, C)
     high, low = spread(high, LAST), spread(low, LAST)
     scale, shift = spread(scale, LAST), spread(shift, LAST)
     base, offsets, mask = place(0, block, rows, C, HW, LAST, R, K)
@@ -86,6 +92,7 @@ def resident_backward(
     dz = tl.where(mask, dz, 0.0)
     centred = (v - high) - low
     sum_g = over_rows(dz, LAST)
+    rstd = rstd_of(saved, c, c < C, C)
     sum_gx = over_rows(dz * centred, LAST) * rstd
     mean_g, mean_gx = backward_affine(
         saved, d_weight, d_bias, c, c < C, sum_g, sum_gx, C, values, RENORM, EVAL

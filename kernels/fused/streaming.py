@@ -15,6 +15,7 @@ from normbench.kernels.fused.channel_math import (
     backward_affine,
     batch_affine,
     merge,
+    rstd_of,
     running_affine,
 )
 from normbench.kernels.fused.device import channels_of
@@ -74,7 +75,7 @@ def apply(
     block, split = tl.program_id(0), tl.program_id(1)
     c = channels_of(block, LAST, K)
     if saved is not None:
-        high, low, _, scale, shift = affine_of(saved, c, c < C, C)
+        high, low, scale, shift = affine_of(saved, c, c < C, C)
     else:
         high, scale, shift = running_affine(
             weight, bias, running_mean, running_spread, c, c < C, eps, STANDARD_DEVIATION
@@ -98,7 +99,7 @@ def backward_stats(
     C, HW = C8 * AC, HW8 * AH
     block, split = tl.program_id(0), tl.program_id(1)
     c = channels_of(block, LAST, K)
-    high, low, rstd, scale, shift = affine_of(saved, c, c < C, C)
+    high, low, scale, shift = affine_of(saved, c, c < C, C)
     start = split * per_split
     stop = tl.minimum(start + per_split, tiles)
     sums, dots = gradient_sums(
@@ -107,7 +108,7 @@ def backward_stats(
     )  # fmt: skip
     at, part = split * C + c, SPLITS * C
     tl.store(staging + at, sums, c < C)
-    tl.store(staging + part + at, dots * rstd, c < C)
+    tl.store(staging + part + at, dots * rstd_of(saved, c, c < C, C), c < C)
 
 
 @triton.jit(do_not_specialize=["C", "SPLITS"])
@@ -139,9 +140,9 @@ def backward_apply(
     C, HW = C8 * AC, HW8 * AH
     block, split = tl.program_id(0), tl.program_id(1)
     c = channels_of(block, LAST, K)
-    high, low, rstd, scale, shift = affine_of(saved, c, c < C, C)
+    high, low, scale, shift = affine_of(saved, c, c < C, C)
     mean_g = tl.load(means + c, c < C, 0.0)
-    slope = tl.load(means + C + c, c < C, 0.0) * rstd
+    slope = tl.load(means + C + c, c < C, 0.0) * rstd_of(saved, c, c < C, C)
     start = split * per_split
     stop = tl.minimum(start + per_split, tiles)
     x_gradient(

@@ -48,7 +48,7 @@ class Case:
 
 def case(shape, last, groups, act=RELU, dtype=torch.float32, spread=(0.0, 1.0), exact=False,
          proxy=True) -> Case:  # fmt: skip
-    generator = torch.Generator().manual_seed(5)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(5)
 
     def normal(*size: int) -> Tensor:
         return torch.randn(*size, generator=generator)
@@ -74,7 +74,7 @@ def moments(a: Tensor, b: Tensor, act: int, exact: bool) -> tuple[Tensor, Tensor
         return mean, (a.square() + b.square()) * cdf + a * b * pdf - mean.square()
     if exact:
         rule = np.polynomial.hermite_e.hermegauss(32)
-        xi, weight = (torch.from_numpy(v)[:, None] for v in rule)
+        xi, weight = (torch.tensor(v)[:, None] for v in rule)
         weight = weight / weight.sum()
     else:
         xi = torch.special.ndtri((torch.arange(200, dtype=torch.float64) + 0.5) / 200)[:, None]

@@ -20,7 +20,7 @@ from proxy_reference import (
 )
 from torch import Tensor, nn
 from torch.library import opcheck
-from triton.runtime import interpreter
+from triton.runtime.interpreter import InterpreterBuilder as Builder
 
 from normbench.kernels.fused import proxy_cuts, proxy_launches
 from normbench.kernels.fused import proxy_norm as kernels
@@ -205,8 +205,7 @@ def test_only_x_and_what_is_small_is_kept_for_the_backward() -> None:
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """Bytes that the lanes of loads and stores move while open, in the list's only element."""
     moved = [0]
-    builder = interpreter.InterpreterBuilder
-    load, store = builder.create_masked_load, builder.create_masked_store
+    load, store = Builder.create_masked_load, Builder.create_masked_store
 
     def masked_load(self, ptrs, mask, *rest):
         moved[0] += int(mask.data.sum()) * ptrs.get_element_ty().primitive_bitwidth // 8
@@ -217,8 +216,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         return store(self, ptrs, value, mask, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(builder, "create_masked_load", masked_load)
-        patch.setattr(builder, "create_masked_store", masked_store)
+        patch.setattr(Builder, "create_masked_load", masked_load)
+        patch.setattr(Builder, "create_masked_store", masked_store)
         yield moved
 
 
@@ -227,7 +226,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     ((1, 32, 40, 40), LAST, 16, False),
     ((4, 64, 14, 14), LAST, 2, True), ((4, 64, 14, 14), FIRST, 16, True),
 ])  # fmt: skip
-def test_bytes_moved(shape, last, groups, resident, monkeypatch) -> None:
+def test_bytes_moved(shape, last, groups, resident, monkeypatch, interpreter) -> None:
     """Forward 3 and backward 5 passes over x; 2 and 3 where a program holds whole groups."""
     made = case(shape, last, groups, exact=True)
     view = proxy_cuts.sample_view(made.x, groups)

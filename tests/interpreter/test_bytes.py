@@ -1,0 +1,94 @@
+"""What the kernels move, counted, is what docs/decisions/005-fused-kernels.md says they move.
+
+In passes over the activation: bytes divided by those of x. Values per channel are counted too, and
+are what the 5% are for.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+from test_batch_norm import FIRST, LAST, LOOPED, RESIDENT, STREAMING, case, form_of
+from traffic import Traffic, counted
+from triton.runtime.errors import InterpreterError
+
+from normbench.kernels.fused import batch_norm as kernels
+from normbench.kernels.fused.launch import recording
+from normbench.kernels.fused.launch import run as launch
+from normbench.kernels.fused.tiles import view
+
+pytestmark = pytest.mark.usefixtures("interpreter")
+
+IDENTITY, RELU, SILU = 0, 1, 2
+BITS = 1 / 16
+"""A bit for each value of 16 bits."""
+
+GEOMETRIES = {
+    (STREAMING, LAST): (16, 32, 16, 16),
+    (STREAMING, FIRST): (16, 4, 48, 48),
+    (LOOPED, LAST): (32, 32, 8, 8),
+    (LOOPED, FIRST): (4, 4, 48, 48),
+    (RESIDENT, LAST): (2, 64, 14, 14),
+    (RESIDENT, FIRST): (2, 8, 48, 48),
+}
+
+TRAINING = [
+    # activation, residual; forward: several passes, one; backward: streaming, looped, resident
+    (IDENTITY, False, (3, 2), (5, 5, 3)),
+    (RELU, False, (3, 2), (5, 5, 3)),
+    (SILU, False, (3, 2), (5, 5, 3)),
+    (IDENTITY, True, (4, 3), (5, 5, 3)),
+    (RELU, True, (4 + BITS, 3 + BITS), (6 + BITS, 6 + 2 * BITS, 4 + BITS)),
+    (SILU, True, (4, 3), (7, 8, 5)),
+]
+EVALUATION = [(IDENTITY, False, 2), (RELU, False, 2), (RELU, True, 3), (SILU, True, 3)]
+
+HOW = pytest.mark.parametrize(("how", "memory_format"), GEOMETRIES, ids=str)
+
+
+def within_budget(traffic: Traffic, x: torch.Tensor, passes: float) -> None:
+    assert passes <= traffic.passes(x) <= 1.05 * passes, traffic.table(x)
+
+
+@HOW
+@pytest.mark.parametrize(("act", "residual", "forward", "backward"), TRAINING)
+def test_training(how, memory_format, act, residual, forward, backward) -> None:
+    shape = GEOMETRIES[how, memory_format]
+    layer = case(shape, memory_format, torch.bfloat16, residual, (0.0, 1.0))
+    assert form_of(view(layer.x)) == how
+    leaves = layer.as_type(torch.bfloat16)
+    running = [torch.zeros(shape[1]), torch.ones(shape[1])]
+    with counted() as read:
+        y = kernels.batch_norm(*leaves, *running, 0.1, 1e-5, act)
+    within_budget(read, layer.x, forward[how == RESIDENT])
+    with counted() as read:
+        y.backward(layer.g)
+    within_budget(read, layer.x, backward[(STREAMING, LOOPED, RESIDENT).index(how)])
+
+
+@pytest.mark.parametrize("memory_format", [FIRST, LAST], ids=str)
+@pytest.mark.parametrize(("act", "residual", "passes"), EVALUATION)
+def test_evaluation(memory_format, act, residual, passes) -> None:
+    shape = GEOMETRIES[STREAMING, memory_format]
+    layer = case(shape, memory_format, torch.bfloat16, residual, (0.0, 1.0))
+    running = [torch.zeros(shape[1]), torch.ones(shape[1])]
+    with counted() as read, torch.no_grad():
+        kernels.evaluated(*layer.tensors(), *running, 1e-5, act)
+    within_budget(read, layer.x, passes)
+
+
+def test_the_geometries_are_all_ways_in_both_layouts() -> None:
+    assert set(GEOMETRIES) == set(itertools.product((STREAMING, LOOPED, RESIDENT), (FIRST, LAST)))
+
+
+def test_an_access_outside_of_the_arguments_is_found() -> None:
+    """The count is also a check of bounds."""
+    layer = case(GEOMETRIES[STREAMING, LAST], LAST, torch.float32, False, (0.0, 1.0))
+    with recording() as launches, torch.no_grad():
+        kernels.batch_norm(*layer.tensors(), None, None, 0.1, 1e-5)
+    shorter = launches[0].arguments | {"x": layer.x[:-1]}
+    with counted(), pytest.raises(InterpreterError, match="stats reads or writes outside"):
+        launch(replace(launches[0], arguments=shorter))

@@ -1,0 +1,8 @@
+"""The gates' code is scripts/kernel_*.py, which is no package: it is put on the path."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))

@@ -162,7 +162,7 @@ def resident_cut(v: SampleView, device: torch.device) -> SampleCut | None:
         return None
     cut = SampleCut(R, K, unit, 1, -(-v.channels // unit), 1, 1, 1, 1, warps)
     # What a program adds up per channel over its samples costs registers that large tiles need.
-    return _shared(cut, v.samples, device) if R * K <= TILE else cut
+    return _shared(cut, v.samples, device) if warps <= 2 else cut
 
 
 def best_width(extent: int, narrowest: int, widest: int) -> int:

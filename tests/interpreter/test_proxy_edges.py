@@ -7,7 +7,17 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from proxy_reference import EPS, PROXY_EPS, RELU, Case, assert_as_exact_as_eager, case, fused, run
+from proxy_reference import (
+    EPS,
+    PROXY_EPS,
+    RELU,
+    Case,
+    assert_as_exact_as_eager,
+    case,
+    fused,
+    plain,
+    run,
+)
 from torch import Tensor, nn
 from torch.library import opcheck
 from triton.runtime.interpreter import InterpreterBuilder as Builder
@@ -60,6 +70,17 @@ def test_the_same_bits_every_time(shape, last, groups) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.parametrize(("shape", "last", "groups"), [
+    ((2, 24, 7, 7), FIRST, 4), ((2, 24, 7, 7), LAST, 1), ((1, 12, 27, 27), LAST, 1),
+    ((1, 12, 27, 27), FIRST, 1),
+])  # fmt: skip
+def test_a_large_mean_costs_no_digits(shape, last, groups) -> None:
+    made = case(shape, last, groups, act=0, spread=(1e4, 1.0), proxy=False)
+    found, exact = run(fused, made, torch.float32)[:2], run(plain, made, torch.float64)[:2]
+    for ours, ref in zip(found, exact, strict=True):
+        assert (ours - ref).abs().max() < 5e-6  # the mean in one float: 1e-4
+
+
 def everything(made: Case, chunked: bool) -> tuple[list[Tensor], int]:
     """What both launchers return, and the number of launches."""
     learned = proxy_launches.Learned(*made.parameters)
@@ -72,9 +93,8 @@ def everything(made: Case, chunked: bool) -> tuple[list[Tensor], int]:
     return [y, statistics, moments, *gradients], len(launches)
 
 
-@pytest.mark.parametrize("programs", [10, 2])
-@pytest.mark.parametrize(("shape", "last", "groups"), [
-    ((3, 12, 27, 27), LAST, 1), ((3, 12, 27, 27), FIRST, 1), ((3, 36, 17, 17), LAST, 2),
+@pytest.mark.parametrize(("shape", "last", "groups", "programs"), [
+    ((3, 12, 27, 27), LAST, 1, 10), ((3, 12, 27, 27), FIRST, 1, 2), ((3, 36, 17, 17), LAST, 2, 4),
 ])  # fmt: skip
 def test_chunks_of_the_batch_change_no_bit(shape, last, groups, programs, monkeypatch) -> None:
     made = case(shape, last, groups)

@@ -129,6 +129,8 @@ class MethodInfo:
         policy: what the method does where its paper says nothing: 1×1 maps, N,C input, a batch of
             one, channels that do not divide, no activation at the slot.
         module: dotted name of the file that registered it.
+        fuses_residual: a layer takes `(x, residual=None)` and with a residual of x's shape gives
+            act(norm(x) + residual), so that surgery can leave it the shortcut of a block as well.
     """
 
     name: str
@@ -146,6 +148,7 @@ class MethodInfo:
     policy: str
     module: str
     summary: str
+    fuses_residual: bool = False
 
     def code_hash(self) -> str:
         """Hash of the method's code and of the formulas it imports."""
@@ -161,6 +164,7 @@ class MethodInfo:
             "family": self.family,
             "equation": self.equation,
             "consumes_activation": self.consumes_activation,
+            "fuses_residual": self.fuses_residual,
             "weight_side": self.weight is not None,
             "model_side": self.model is not None,
             "policy": self.policy,

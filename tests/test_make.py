@@ -121,6 +121,35 @@ def test_test_runs_the_part_that_is_asked_for() -> None:
     assert "group_norm" not in ran.stdout
 
 
+@pytest.mark.parametrize(
+    ("tests", "processes"),
+    [
+        ("", ["--ignore=tests/interpreter", "tests/interpreter"]),
+        ("tests/cli", ["tests/cli"]),
+        ("tests/interpreter", ["tests/interpreter"]),
+    ],
+)
+def test_interpreted_kernels_are_tested_in_a_process_of_their_own(
+    make: Make, tests: str, processes: list[str]
+) -> None:
+    printed = make("-n", "test", f"TESTS={tests}").stdout
+    assert re.findall(r'"not slow" (\S+) \|\| code=', printed) == processes
+
+
+def test_a_failure_in_either_process_fails(make: Make) -> None:
+    """The folder has no tests/interpreter, and in the other process pytest finds no test."""
+    assert make("test", "WORKERS=0").returncode == 2
+
+
+def test_without_being_named_the_interpreters_tests_are_not_in_the_process() -> None:
+    """They would make Triton interpret the kernels for every test after them."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "tests", "-k", "test_bytes"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "make test runs it" in ran.stdout
+    assert "deselected" in ran.stdout
+    assert "test_bytes.py" not in ran.stdout
+
+
 def test_catalogue_and_cells_are_written_where_they_are_committed(make: Make) -> None:
     made = ("leaderboard/catalogue.json", "docs/catalogue.md")
     for name in made:

@@ -82,6 +82,20 @@ def _round_bfloat16_to_nearest() -> None:
     interpreter._convert_float = convert
 
 
+def _take_one_element_for_a_number() -> None:
+    """Triton 3.6 asks numpy for the number in an array of one element; numpy 2.4 refuses."""
+    from triton.runtime import interpreter
+
+    original = interpreter._patch_lang_tensor
+
+    def patch(tensor: Any, scope: Any) -> None:
+        original(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.squeeze()))
+
+    interpreter._patch_lang_tensor = patch
+
+
 if interpreted():
+    _take_one_element_for_a_number()
     _patch_language_once()
     _round_bfloat16_to_nearest()

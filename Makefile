@@ -40,7 +40,7 @@ site: .venv/run ## build the leaderboard from the records in results/ into site/
 	@echo "Open this file in a browser: $(CURDIR)/site/index.html"
 
 .PHONY: gpu
-gpu: ## on a CUDA machine: tests and suites/small-batch.yaml, in stages of at most 8 minutes (docs/gpu.md)
+gpu: ## on a CUDA machine: tests, kernels against their peers, suites/small-batch.yaml, in stages (docs/gpu.md)
 	@$(call find-gpu-python); exec "$$python" scripts/gpu.py $(if $(STAGE),--stage $(STAGE))
 
 # ---- what developers run ----

@@ -19,7 +19,9 @@ FORMULA_ROOMS = ("normbench.methods", "normbench.kernels")
 """Packages of ours whose modules hold formulas and are followed when a method imports them."""
 
 
-HOOKS = frozenset({"consumes_activation", "weight", "prepare", "observe", "model"})
+HOOKS = frozenset(
+    {"consumes_activation", "fuses_residual", "weight", "prepare", "observe", "model"}
+)
 """Keywords of `@register` that decide what is done; the others only describe it.
 
 `fallback` describes: the layers themselves choose their path, and whatever code of the method or

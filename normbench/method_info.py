@@ -136,6 +136,8 @@ class MethodInfo:
             one, channels that do not divide, no activation at the slot.
         module: dotted name of the file that registered it.
         fallback: as `Fallback`; None if the method has no kernels of its own.
+        fuses_residual: a layer takes `(x, residual=None)` and with a residual of x's shape gives
+            act(norm(x) + residual), so that surgery can leave it the shortcut of a block as well.
     """
 
     name: str
@@ -154,6 +156,7 @@ class MethodInfo:
     module: str
     summary: str
     fallback: Fallback | None = None
+    fuses_residual: bool = False
 
     def why_eager(self, device: torch.device, dtype: torch.dtype) -> str:
         """`fallback`'s reason in one line; empty too where the method has no kernels. Never raises.
@@ -181,6 +184,7 @@ class MethodInfo:
             "family": self.family,
             "equation": self.equation,
             "consumes_activation": self.consumes_activation,
+            "fuses_residual": self.fuses_residual,
             "weight_side": self.weight is not None,
             "model_side": self.model is not None,
             "policy": self.policy,

@@ -57,6 +57,7 @@ def register(
     params: Mapping[str, Param] | None = None,
     citation: Citation | None = None,
     consumes_activation: bool = False,
+    fuses_residual: bool = False,
     weight: Callable[..., nn.Module | None] | None = None,
     prepare: Callable[[nn.Module, TrainingPlan], None] | None = None,
     observe: Callable[[nn.Module], Mapping[str, float]] | None = None,
@@ -69,8 +70,9 @@ def register(
     The first paragraph of the builder's docstring becomes the method's summary.
 
     Raises:
-        RegistryError: if the name is taken by another builder, is not lower_snake_case, or the
-            signature and `params` do not name the same parameters.
+        RegistryError: if the name is taken by another builder, is not lower_snake_case, the
+            signature and `params` do not name the same parameters, or `fuses_residual` stands
+            without `consumes_activation`.
     """
 
     def enter(builder: T) -> T:
@@ -81,12 +83,14 @@ def register(
             raise RegistryError(f"method {name!r} is already registered by {taken.module}")
         if not (name.isidentifier() and name == name.lower()):
             raise RegistryError(f"method name {name!r} is not lower_snake_case")
+        if fuses_residual and not consumes_activation:
+            raise RegistryError(f"method {name!r}: fuses_residual needs consumes_activation")
         summary = " ".join(inspect.cleandoc(builder.__doc__ or "").split("\n\n")[0].split())
         _METHODS[name] = MethodInfo(
             name, title, family, equation, citation,
             _with_defaults(name, builder, params or {}), builder,
             consumes_activation, weight, prepare, observe, model, policy, module, summary,
-            fallback=fallback,
+            fallback=fallback, fuses_residual=fuses_residual,
         )  # fmt: skip
         # Hashed now, not when first asked for: an edit of the file during a long run must not put
         # its hash on records of the code that was loaded. Without source there is no hash, and

@@ -19,10 +19,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from source_tree import ROOT, make_source_tree
+
+if TYPE_CHECKING:
+    from normbench.cells import Cell
 
 NEEDED = ("torch", "timm", "numpy", "pyarrow", "pytest")
 STAGE_SECONDS = 470
@@ -30,18 +34,22 @@ LAST_CELL_STARTS = 420
 RECORDS = ROOT / "gpu-records"
 SPOOL = RECORDS / "spool"
 CELLS = ROOT / "suites" / "cells" / "small-batch.cells.jsonl"
-TEST_FOLDERS = ("tests/gpu", "tests/contract", "tests/methods", "tests/surgery")
+TEST_FILES = {
+    "tests": ("tests/gpu/test_cuda_*", "tests/contract/*", "tests/methods/*", "tests/surgery/*"),
+    "kernel-tests": ("tests/gpu/test_fused_*", "tests/interpreter/*"),
+}
+"""By stage. What tests/interpreter interprets where there is no GPU, it compiles on one."""
 DONE, FAILED, REFUSED, UNFINISHED = 0, 1, 2, 3
 
 
-def tests() -> int:
-    """Run the tests of layers and surgery, one process per file; files that passed stay passed."""
+def tests(stage: str) -> int:
+    """Run a stage's test files, one process per file; files that passed stay passed."""
     deadline = time.monotonic() + STAGE_SECONDS
-    state, code = RECORDS / "tests.json", _code_digest()
+    state, code = RECORDS / f"{stage}.json", _code_digest()
     known = json.loads(state.read_text()) if state.exists() else {}
     passed: list[str] = known.get("passed", []) if known.get("code") == code else []
     failed: list[str] = []
-    for path in _test_files():
+    for path in _test_files(stage):
         name = str(path.relative_to(ROOT))
         if name in passed:
             print(f"{name}: passed before", flush=True)
@@ -52,7 +60,7 @@ def tests() -> int:
         try:
             outcome = _pytest(name, deadline - time.monotonic())
         except subprocess.TimeoutExpired:
-            return _out_of_time("tests")
+            return _out_of_time(stage)
         (passed if outcome in (0, 5) else failed).append(name)  # 5: the file has slow tests only
         state.write_text(json.dumps({"code": code, "passed": passed, "failed": failed}, indent=1))
     if failed:
@@ -60,39 +68,84 @@ def tests() -> int:
     return FAILED if failed else DONE
 
 
-def accuracy() -> int:
+def accuracy(stage: str) -> int:
     """Run the cells of suites/small-batch.yaml that no record from here answers yet."""
+    return _run(stage, CELLS.read_text(encoding="utf-8"))
+
+
+def kernel_bench(stage: str) -> int:
+    """Time the layers with kernels against their peers."""
+    from kernel_cells import kernel_cells
+
+    return _measured(stage, kernel_cells())
+
+
+def resnet50_step(stage: str) -> int:
+    """Time training steps of whole models."""
+    from kernel_cells import step_cells
+
+    return _measured(stage, step_cells())
+
+
+def kernel_tune(stage: str) -> int:
+    """Try other tiles for the kernels; a table, nothing else."""
+    from kernel_tune import sweep
+
+    return DONE if sweep(RECORDS / f"{stage}.json", STAGE_SECONDS) else _out_of_time(stage)
+
+
+STAGES: dict[str, Callable[[str], int]] = {
+    "tests": tests,
+    "kernel-tests": tests,
+    "kernel-bench": kernel_bench,
+    "resnet50-step": resnet50_step,
+    "accuracy": accuracy,
+    "kernel-tune": kernel_tune,
+}
+ON_REQUEST = ("kernel-tune",)
+
+
+def _measured(stage: str, cells: Sequence[Cell]) -> int:
+    """Run cells and print what all records so far amount to."""
+    from kernel_table import tables
+
+    from normbench import spool
+
+    outcome = _run(stage, "".join(json.dumps(cell.to_json()) + "\n" for cell in cells))
+    text = tables(spool.read(SPOOL)[0])
+    (RECORDS / "kernels.md").write_text(text + "\n", encoding="utf-8")
+    print(text)
+    return outcome
+
+
+def _run(stage: str, cells: str) -> int:
+    """Run cells, JSON lines, that no record from here answers yet."""
     worker = [sys.executable, "-m", "normbench.engine.worker", "--device", "cuda"]
     worker += ["--spool", str(SPOOL), "--deadline", str(LAST_CELL_STARTS)]
-    worker += ["--retry-failed"]
+    worker += ["--retry-failed", "--supervised"]
     try:
-        with CELLS.open(encoding="utf-8") as cells:
-            outcome = subprocess.run(
-                worker, stdin=cells, cwd=ROOT, env=_environment(), timeout=STAGE_SECONDS,
-                check=False,
-            ).returncode  # fmt: skip
+        outcome = subprocess.run(
+            worker, input=cells, text=True, cwd=ROOT, env=_environment(), timeout=STAGE_SECONDS,
+            check=False,
+        ).returncode  # fmt: skip
     except subprocess.TimeoutExpired:  # the cell in flight is lost, no other
         outcome = UNFINISHED
-    failed = _summarize_spool()
+    failed = _summarize_spool(cells)
     if outcome == UNFINISHED:
-        return _out_of_time("accuracy")
+        return _out_of_time(stage)
     return FAILED if outcome or failed else DONE
 
 
-STAGES: dict[str, Callable[[], int]] = {"tests": tests, "accuracy": accuracy}
+def _summarize_spool(cells: str) -> bool:
+    """Print how these cells ended, by status; whether any tells of a fault of ours.
 
-
-def _summarize_spool() -> bool:
-    """Print how the suite's cells ended, by status; whether any tells of a fault of ours.
-
-    A cell's newest record counts; those of cells that are no longer in the suite do not.
+    A cell's newest record counts; those of other cells do not.
     """
     from normbench import spool
     from normbench.engine.execute import identify
     from normbench.engine.worker import read_cells
 
-    with CELLS.open(encoding="utf-8") as lines:
-        wanted = {identify(cell)[0] for cell in read_cells(lines)}
+    wanted = {identify(cell)[0] for cell in read_cells(cells.splitlines())}
     records, problems = spool.read(SPOOL)
     for problem in problems:
         print(problem)
@@ -104,9 +157,9 @@ def _summarize_spool() -> bool:
     return statuses["error"] > 0
 
 
-def _test_files() -> Iterator[Path]:
-    for folder in TEST_FOLDERS:
-        yield from sorted((ROOT / folder).glob("test_*.py"))
+def _test_files(stage: str) -> Iterator[Path]:
+    for pattern in TEST_FILES[stage]:
+        yield from sorted(p for p in ROOT.glob(f"{pattern}.py") if p.name.startswith("test_"))
 
 
 def _foreign_imports(path: Path) -> set[str]:
@@ -133,6 +186,8 @@ def _pytest(name: str, seconds: float) -> int:
     if seconds < 15:  # importing torch and timm alone may take that
         raise subprocess.TimeoutExpired(name, seconds)
     command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", name]
+    if name.startswith("tests/interpreter") and _exists("xdist"):
+        command += ["-n", "8"]  # most of their time is Triton's compiler, on one core each
     return subprocess.run(
         command, cwd=ROOT, env=_environment(), timeout=seconds, check=False
     ).returncode
@@ -175,8 +230,11 @@ def _ready() -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--stage", action="append", choices=STAGES, help="default: all of them")
-    stages = parser.parse_args().stage or list(STAGES)
+    usual = [stage for stage in STAGES if stage not in ON_REQUEST]
+    parser.add_argument(
+        "--stage", action="append", choices=STAGES, help=f"default: {', '.join(usual)}"
+    )
+    stages = parser.parse_args().stage or usual
     if not _ready():
         return REFUSED
     RECORDS.mkdir(exist_ok=True)
@@ -184,7 +242,7 @@ def main() -> int:
     outcomes = []
     for stage in stages:
         print(f"== stage {stage}: at most {(STAGE_SECONDS + 10) // 60} minutes", flush=True)
-        outcomes.append(STAGES[stage]())
+        outcomes.append(STAGES[stage](stage))
     return FAILED if FAILED in outcomes else max(outcomes)
 
 

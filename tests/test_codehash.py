@@ -68,6 +68,7 @@ def test_what_only_readers_see_leaves_the_hash(plugin, old, new):
     [
         ("return scale(x)", "return scale(x) + 0"),
         ('family="f"', 'family="f", consumes_activation=True'),
+        ('family="f"', 'family="f", fuses_residual=True'),
         ('"m", title', '"n", title'),
         ("def forward", "def run"),
     ],

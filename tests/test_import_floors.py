@@ -22,7 +22,7 @@ FLOORS = {
     1: ("cells", "codehash"),
     2: ("kernels", "registry", "method_info", "methods", "domains"),
     3: ("surgery", "data", "networks", "recalibration"),
-    4: ("tasks", "capabilities"),
+    4: ("tasks", "timing", "capabilities"),
     5: ("engine", "store", "spool", "summary", "tracking", "stats", "suites", "claims", "doctor"),
     6: ("leaderboard",),
     7: ("cli", "__main__"),

@@ -85,6 +85,11 @@ def test_signature_and_params_must_name_the_same(catalogue):
         enter(params={"strength": Param("how much")})
 
 
+def test_who_fuses_the_residual_consumes_the_activation_after_it(catalogue):
+    with pytest.raises(RegistryError, match="fuses_residual needs consumes_activation"):
+        enter(fuses_residual=True)
+
+
 def test_a_parameter_without_default_is_refused(catalogue):
     def builder(num_features, *, act=None, strength):
         return Layer(num_features)

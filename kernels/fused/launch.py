@@ -65,7 +65,8 @@ def recording() -> Iterator[list[Launch]]:
     try:
         yield launches
     finally:
-        _recorders.remove(launches)
+        # By identity: a recording around this one may hold equal launches.
+        _recorders[:] = [others for others in _recorders if others is not launches]
 
 
 @functools.cache

@@ -65,6 +65,7 @@ def _section(entry: Mapping[str, Any]) -> Iterator[str]:
     yield f"- Parameters: {', '.join(map(_parameter, entry['parameters'])) or 'none'}."
     traits = {
         "consumes_activation": "owns the activation that follows the slot",
+        "fuses_residual": "adds the shortcut of a residual block as well",
         "weight_side": "changes the weights of convolutions",
         "model_side": "changes the model beyond its slots",
     }

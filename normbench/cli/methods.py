@@ -131,6 +131,8 @@ def _details(entry: dict[str, Any], path: str) -> Iterator[str]:
 def _traits(entry: dict[str, Any]) -> Iterator[str]:
     if entry["consumes_activation"]:
         yield "applies the activation that follows it"
+    if entry["fuses_residual"]:
+        yield "adds the shortcut of a residual block as well"
     if entry["weight_side"]:
         yield "changes the weights of convolutions"
     if entry["model_side"]:

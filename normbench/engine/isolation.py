@@ -153,6 +153,7 @@ def _serve(
     os.dup2(silence, 2)
     for watch in (end_with_driver, lambda: _end_with_memory(limits.gigabytes)):
         threading.Thread(target=watch, daemon=True).start()
+    # Nobody could read them, and PYTHONWARNINGS=error must not end the call.
     warnings.simplefilter("ignore")
     torch.set_num_threads(limits.threads)
     connection.send(())

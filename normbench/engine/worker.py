@@ -3,7 +3,8 @@
 One cell per line in, one record per line out, in the same order. It needs torch, timm, numpy and
 pyarrow, and nothing else. With `--spool DIR` records are files there instead, cells that have one
 are skipped, and a run that was stopped continues where it was: what a GPU machine with a time
-limit needs. `--retry-failed` runs those again whose records are errors and timeouts only.
+limit needs. `--retry-failed` runs those again whose records are errors and timeouts only, and with
+`--supervised` a cell that crashes, hangs or breaks the device costs no other.
 
 Exit codes: 0 all cells have a record; 2 bad input, nothing was run; 3 the deadline came first,
 call again; 130 interrupted.
@@ -12,6 +13,7 @@ call again; 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -22,10 +24,12 @@ from typing import TextIO
 
 import torch
 
-from normbench import spool
+from normbench import spool, tasks
 from normbench.cells import Cell, CellError, Record, fell_back
 from normbench.engine import environment
-from normbench.engine.execute import execute, fallback, identify
+from normbench.engine.execute import fallback, identify
+from normbench.engine.pool import run_inline, run_pool
+from normbench.engine.serve import Setup
 
 BAD_INPUT, DEADLINE, INTERRUPTED = 2, 3, 130
 
@@ -84,22 +88,33 @@ def _work(
     keep: Callable[[Record], None],
 ) -> int:
     began = time.monotonic()
+    modules = sorted({tasks.TASKS[cell.task] for cell in cells})
+    setup = Setup(device, options.threads, environment.submitter(), tuple(modules))
+    if options.supervised:
+        records = run_pool(cells, setup, 1, lambda event: None)
+    else:
+        records = run_inline(cells, setup, lambda event: None)
     told: set[str] = set()
-    for done, cell in enumerate(cells):
-        if time.monotonic() - began >= options.deadline:
-            left = f"{len(cells) - done} of {len(cells)} cells left"
-            print(f"Deadline: {left}; run again to continue", file=sys.stderr)
-            return DEADLINE
-        record = execute(cell, device=device, threads=options.threads)
-        keep(record)
-        what = f"{cell.variant}, {cell.model}, batch {cell.batch_size}, seed {cell.seed}"
-        end = " ".join(filter(None, (record.status, record.reason)))
-        print(f"[{done + 1}/{len(cells)}] {what}: {end} ({record.wall_seconds:.1f} s)",
-              file=sys.stderr)  # fmt: skip
-        for sentence in {*fell_back([(cell.method, record.fallback)])} - told:
-            print(f"Note: {sentence}", file=sys.stderr)
-            told.add(sentence)
+    with contextlib.closing(records):
+        for done in range(len(cells)):
+            if time.monotonic() - began >= options.deadline:
+                left = f"{len(cells) - done} of {len(cells)} cells left"
+                print(f"Deadline: {left}; run again to continue", file=sys.stderr)
+                return DEADLINE
+            record = next(records)  # starts the cell, and no other
+            keep(record)
+            _tell(record, f"{done + 1}/{len(cells)}", told)
     return 0
+
+
+def _tell(record: Record, count: str, told: set[str]) -> None:
+    cell = record.cell
+    what = f"{cell.variant}, {cell.model}, batch {cell.batch_size}, seed {cell.seed}"
+    end = " ".join(filter(None, (record.status, record.reason)))
+    print(f"[{count}] {what}: {end} ({record.wall_seconds:.1f} s)", file=sys.stderr)
+    for sentence in {*fell_back([(cell.method, record.fallback)])} - told:
+        print(f"Note: {sentence}", file=sys.stderr)
+        told.add(sentence)
 
 
 def _unfinished(
@@ -153,6 +168,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--retry-failed", action="store_true",
         help="with --spool: run cells again that ended in an error or a timeout",
+    )  # fmt: skip
+    parser.add_argument(
+        "--supervised", action="store_true",
+        help="run cells in a process of its own, replaced after one that fails or takes too long",
     )  # fmt: skip
     parser.add_argument(
         "--deadline", type=float, default=float("inf"),

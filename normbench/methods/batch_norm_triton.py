@@ -3,7 +3,7 @@ r"""Batch Normalization with the activation and the residual of its slot, in our
     y = φ(gamma·(x − μ)/√(σ² + eps) + beta + residual)
 
 The equation is `batch_norm`'s, and so are parameters, state and checkpoints. On CUDA devices one
-fused pass replaces the chain of normalization, addition and activation (docs/decisions/004); the
+fused pass replaces the chain of normalization, addition and activation (docs/decisions/005); the
 backward recomputes φ′ from x instead of keeping what φ was given. Elsewhere, and in float64, the
 layer is `batch_norm` followed by the activation.
 

@@ -4,7 +4,7 @@ r"""Batch Renormalization with the activation and the residual of its slot, in o
 
 Equation, schedule and parameters are `batch_renorm`'s. On CUDA devices r, d, the schedule and the
 running values are computed on the device, in the pass that merges the statistics; the rest costs
-what batch norm costs (docs/decisions/004). Elsewhere, and in float64, the layer is `batch_renorm`
+what batch norm costs (docs/decisions/005). Elsewhere, and in float64, the layer is `batch_renorm`
 followed by the activation.
 
 Checkpoints have `nn.BatchNorm2d`'s keys: σ is converted, running_var = running_std² − eps, when
@@ -102,7 +102,8 @@ class BatchRenormTriton(FusedNorm, BatchRenorm):
         return self.fused(x, residual, lambda r, act: self._kernel(x, r, act))
 
     def _kernel(self, x: Tensor, residual: Tensor | None, act: int) -> Tensor:
-        from normbench.kernels.fused import batch_norm as kernels  # Triton is needed from here on
+        from normbench.kernels.fused import batch_launches  # Triton is needed from here on
+        from normbench.kernels.fused import batch_norm as kernels
 
         affine = (self.weight, self.bias, self.running_mean, self.running_std)
         if not self.training:
@@ -112,7 +113,7 @@ class BatchRenormTriton(FusedNorm, BatchRenorm):
             )  # fmt: skip
         self.check_batch(x)
         counters = (self.num_batches_tracked, self.active_steps, self._newest_active)
-        renorm = kernels.Renorm(*counters, self._schedule())
+        renorm = batch_launches.Renorm(*counters, self._schedule())
         y = kernels.batch_renorm(x, residual, *affine, renorm, self.momentum, self.eps, act)
         self.num_batches_tracked.add_(1)
         return y
@@ -128,7 +129,7 @@ class BatchRenormTriton(FusedNorm, BatchRenorm):
     def _save_to_state_dict(
         self, destination: MutableMapping[str, Any], prefix: str, keep_vars: bool
     ) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[no-untyped-call]
+        super()._save_to_state_dict(destination, prefix, keep_vars)
         std = destination.pop(f"{prefix}running_std")
         destination[f"{prefix}running_var"] = (std.square() - self.eps).clamp_min(0)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from normbench.surgery.deferred import Waiting
 from normbench.surgery.kinds import Parts, take_apart, walk
 from normbench.surgery.places import places, put
 from normbench.surgery.report import SurgeryError
@@ -79,7 +80,11 @@ def _pairs(
     norms = {n: m for n, m in walk(twin) if isinstance(take_apart(m), Parts)}
     feeders = {n: (m, m.weight.shape[0]) for n, m in walk(twin) if isinstance(m, FEEDERS)}
     seen = watch_feeders(twin, feeders, norms, list(walk(twin)), example)
-    before = {s.activation: (n, s.obstacle) for n, s in seen.items() if s.activation is not None}
+    before = {
+        s.direct.activation: (n, s.direct.hindered({(n, False)}))
+        for n, s in seen.items()
+        if s.direct.activation is not None
+    }
     pairs: dict[str, str] = {}
     left: list[tuple[str, str]] = []
     for name in norms:
@@ -98,6 +103,8 @@ def _unfoldable(feeder: nn.Module, norm: nn.Module) -> str:
     """Why a pair cannot be folded; empty if it can."""
     parts = take_apart(norm)
     assert isinstance(parts, Parts)
+    if isinstance(parts.core, Waiting):
+        return "it adds the shortcut as well; swap in a method that does not"
     if _affine(parts) is None:
         return "its evaluation is not one scale and shift per channel"
     if not _scales_with_its_weight(feeder):

@@ -71,6 +71,23 @@ class Mark:
     affine: bool
 
 
+@dataclass(slots=True, eq=False)
+class Home:
+    """Where an activation stood that a method took over: on its layer, as `normbench_home`.
+
+    Attributes:
+        place: the identity that stands there now.
+        act: the activation.
+        inplace: whether it overwrote its input there.
+        returned: whether it stands there again.
+    """
+
+    place: nn.Module
+    act: nn.Module
+    inplace: bool
+    returned: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """A normalization taken apart: `act(drop(core(x)))`, perhaps with channels last."""
@@ -84,6 +101,7 @@ class Parts:
     drop: nn.Module | None = None
     act: nn.Module | None = None
     note: str = ""
+    home: Home | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +197,12 @@ def _own(module: nn.Module) -> Parts | Refusal:
         mark = Mark(method, _num_features(core), getattr(core, "eps", None), affine)
     if mark.num_features < 1:
         return Refusal(method, "its number of channels is not recorded in it")
+    home: Home | None = getattr(core, "normbench_home", None)
     if registry.get(method).consumes_activation:
         act = act or _present(getattr(core, "act", None))
     return Parts(
-        core, method, mark.num_features, mark.eps, mark.affine, channels_last, drop, act
-    )  # fmt: skip
+        core, method, mark.num_features, mark.eps, mark.affine, channels_last, drop, act, "", home
+    )
 
 
 def _num_features(module: nn.Module) -> int:

@@ -13,10 +13,12 @@ from torch import nn
 from normbench import registry
 from normbench.surgery import weights
 from normbench.surgery.carry import make_out_of_place, new_layer, slot_params
+from normbench.surgery.deferred import defer
 from normbench.surgery.kinds import Parts, take_apart
 from normbench.surgery.places import places, put
 from normbench.surgery.report import FUSED, Slot, SurgeryError
 from normbench.surgery.slots import Survey
+from normbench.surgery.takeover import Taking, give_back, take
 from normbench.surgery.wrappers import ChannelsLast, NormAct
 
 
@@ -26,6 +28,7 @@ class Tally:
 
     replaced: int = 0
     consumed: int = 0
+    forms: Counter[str] = field(default_factory=Counter)
     weight_side: int = 0
     unconsumed: list[tuple[str, str]] = field(default_factory=list)
     eps: set[float] = field(default_factory=set)
@@ -33,7 +36,9 @@ class Tally:
     notes: list[str] = field(default_factory=list)
 
 
-def operate(model: nn.Module, found: Survey, method: str, params: Mapping[str, Any]) -> Tally:
+def operate(
+    model: nn.Module, found: Survey, method: str, params: Mapping[str, Any], *, fuse: bool = True
+) -> Tally:
     """Replace every slot and apply the weight side and the model side.
 
     Args:
@@ -41,18 +46,26 @@ def operate(model: nn.Module, found: Survey, method: str, params: Mapping[str, A
         found: the survey.
         method: catalogue name.
         params: the method's parameters as given.
+        fuse: whether layers may add shortcuts, if the method's can.
     """
-    tally = Tally()
+    tally, info = Tally(), registry.get(method)
     if undone := weights.undo(model):
         tally.notes.append(f"{undone} convolutions got their own weights back first")
+    give_back(model)
     like = next((p for p in model.parameters() if p.is_floating_point()), None)
+    takeover = take(model, found, info, fuse=fuse)
     for slot in found.slots:
-        _replace(model, slot, found.obstacles[slot.name], method, params, tally, like)
+        _replace(model, slot, takeover.takings.get(slot.name), method, params, tally, like)
+    tally.unconsumed = [
+        (slot.name, takeover.kept[slot.name]) for slot in found.slots if slot.name in takeover.kept
+    ]
+    for reason, count in takeover.apart.items():
+        tally.remarks[f"norm, sum and activation stay apart: {reason}"] = count
     resolved = registry.resolve_params(method, params)
-    tally.weight_side, notes = weights.take_over(model, registry.get(method), resolved)
+    tally.weight_side, notes = weights.take_over(model, info, resolved)
     tally.notes += notes
-    if (model_side := registry.get(method).model) is not None:
-        model_side(model, found.slots, **resolved)
+    if info.model is not None:
+        info.model(model, found.slots, **resolved)
     tally.notes += [
         f"{text} ({count} slot{'s' * (count > 1)})" for text, count in sorted(tally.remarks.items())
     ]
@@ -62,7 +75,7 @@ def operate(model: nn.Module, found: Survey, method: str, params: Mapping[str, A
 def _replace(
     model: nn.Module,
     slot: Slot,
-    obstacle: str,
+    taking: Taking | None,
     method: str,
     given: Mapping[str, Any],
     tally: Tally,
@@ -72,42 +85,23 @@ def _replace(
     parts = take_apart(old)
     if not isinstance(parts, Parts):
         raise SurgeryError(f"{slot.name} was a {slot.kind} when the model was surveyed, not now")
-    act = _activation(model, slot, parts)
+    act = _activation(model, slot, parts) if taking is None else taking.act
     if act is not None:
         make_out_of_place(act)
-    taken = _takes_over(model, slot, act, method, obstacle, tally)
     params = slot_params(method, given, parts)
-    layer = new_layer(method, params, parts, act if taken else None, like)
-    if act is not None and taken and slot.activation != FUSED:
-        put(model, places(model, act), nn.Identity())  # before the layer, which holds it now
-    put(model, places(model, old), _dressed(layer, parts, taken))
-    _count(tally, parts, taken, params, layer)
+    layer = new_layer(method, params, parts, None if taking is None else taking.act, like)
+    if taking is not None:
+        layer.normbench_home = taking.home  # type: ignore[assignment]
+        if taking.after_sum:
+            defer(layer)
+    put(model, places(model, old), _dressed(layer, parts, taking is not None))
+    _count(tally, parts, taking, params, layer)
 
 
 def _activation(model: nn.Module, slot: Slot, parts: Parts) -> nn.Module | None:
     if slot.activation is None or slot.activation == FUSED:
         return parts.act
     return model.get_submodule(slot.activation)
-
-
-def _takes_over(
-    model: nn.Module,
-    slot: Slot,
-    act: nn.Module | None,
-    method: str,
-    obstacle: str,
-    tally: Tally,
-) -> bool:
-    """Whether the method takes the activation over; notes what keeps it from doing so."""
-    if not registry.get(method).consumes_activation:
-        return False
-    if slot.activation == FUSED:
-        return True
-    if act is not None and not obstacle and len(places(model, act)) > 1:
-        obstacle = f"activation {slot.activation} stands at several places"
-    if obstacle:
-        tally.unconsumed.append((slot.name, obstacle))
-    return act is not None and not obstacle
 
 
 def _dressed(layer: nn.Module, parts: Parts, taken: bool) -> nn.Module:
@@ -120,16 +114,17 @@ def _dressed(layer: nn.Module, parts: Parts, taken: bool) -> nn.Module:
 
 
 def _count(
-    tally: Tally, parts: Parts, taken: bool, params: Mapping[str, Any], layer: nn.Module
+    tally: Tally, parts: Parts, taking: Taking | None, params: Mapping[str, Any], layer: nn.Module
 ) -> None:
     tally.replaced += 1
-    tally.consumed += taken
+    tally.consumed += taking is not None
+    tally.forms["norm" if taking is None else taking.form] += 1
     if "eps" in params:
         eps = getattr(layer, "eps", None) if params["eps"] is None else params["eps"]
         tally.eps |= {float(eps)} if eps is not None else set()
     if parts.note:
         tally.remarks[parts.note] += 1
-    if taken and parts.drop is not None:
+    if taking is not None and parts.drop is not None:
         tally.remarks["dropout stands after the activation taken over, not before"] += 1
     asked, groups = params.get("groups"), getattr(layer, "groups", None)
     if isinstance(groups, int) and asked is not None and groups != asked:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from normbench.surgery.kinds import walk
+from normbench.surgery.kinds import Parts, take_apart, walk
 from normbench.surgery.report import Slot, SurgeryError
 
 EVALUATION_ONLY = "proved in evaluation only"
 """How the note begins of a swap whose statistics do not exist in training."""
+
+SAME = 1e-3
+"""Difference to the largest output up to which two float32 outputs count as the same."""
+
+WOKEN = 0.5
+"""For a gamma of zero: norms then matter, and a deep residual network does not blow up."""
 
 NO_STATISTICS = re.compile(r"values? per channel")
 """What the message says of a method that refuses an input because a statistic does not exist."""
@@ -106,6 +112,61 @@ def _failed(
         f"{type(model).__name__} does not run with {label} on an input of shape "
         f"{tuple(example.shape)}: {error}"
     )
+
+
+def wake(model: nn.Module, slots: Iterable[Slot]) -> None:
+    """Give every gamma that is all zeros another value, lest a norm's output not matter.
+
+    Args:
+        model: a copy, its slots not yet replaced.
+        slots: of the model.
+    """
+    for slot in slots:
+        parts = take_apart(model.get_submodule(slot.name))
+        if slot.zero_init and isinstance(parts, Parts):
+            nn.init.constant_(cast(nn.Parameter, parts.core.weight), WOKEN)
+
+
+def compare(model: nn.Module, reference: nn.Module, example: torch.Tensor, label: str) -> None:
+    """See that two copies of a model give the same output in evaluation, up to rounding.
+
+    Args:
+        model: the copy whose layers do more.
+        reference: the copy whose layers do less.
+        example: the input.
+        label: the variant, for messages.
+
+    Raises:
+        SurgeryError: if the outputs differ by more than 0.1% of the largest, in half precision by
+            more than the root of its rounding, or if a copy does not run.
+    """
+    tolerance = max(SAME, *(_rounding(p) ** 0.5 for p in reference.parameters()))
+    outputs = [_outputs(copy.eval(), example, label) for copy in (model, reference)]
+    for ours, theirs in zip(*outputs, strict=True):
+        scale = float(theirs.nan_to_num(0, 0, 0).abs().max())
+        if not torch.allclose(ours, theirs, rtol=0, atol=tolerance * scale, equal_nan=True):
+            raise SurgeryError(
+                f"with {label} {type(model).__name__} computes something else where layers add "
+                f"the shortcut: outputs differ by {(ours - theirs).abs().max():.1e}, and are "
+                f"{scale:.1e} at most"
+            )
+
+
+def _rounding(tensor: torch.Tensor) -> float:
+    return torch.finfo(tensor.dtype).eps if tensor.is_floating_point() else 0.0
+
+
+def _outputs(model: nn.Module, example: torch.Tensor, label: str) -> list[torch.Tensor]:
+    """What a model gives in float64, always with the same random numbers."""
+    torch.manual_seed(0)
+    try:
+        with torch.no_grad():
+            outputs = list(tensors(model(example)))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # what a norm that waits meets in a block that does not add
+        raise _failed(model, label, example, error) from error
+    return [output.double() for output in outputs if output.is_floating_point() and output.numel()]
 
 
 def tensors(values: Any) -> Iterator[torch.Tensor]:

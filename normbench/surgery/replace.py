@@ -18,9 +18,10 @@ from normbench import registry
 from normbench.registry import TrainingPlan
 from normbench.surgery.example import candidates
 from normbench.surgery.operate import Tally, operate
-from normbench.surgery.proof import prove
-from normbench.surgery.report import SwapReport
-from normbench.surgery.slots import Survey, survey
+from normbench.surgery.proof import compare, prove, wake
+from normbench.surgery.report import SurgeryError, SwapReport
+from normbench.surgery.slots import Survey, duplicate, survey
+from normbench.surgery.takeover import give_back
 
 
 def swap(
@@ -31,7 +32,9 @@ def swap(
     Weight, bias, running statistics (where the method has use for them), eps and affine (where
     the method leaves them to the slot), device, dtype, training mode and `requires_grad` carry
     over; what a method has no place for is lost to a later swap. A method that owns its
-    activation takes over the one that follows, if nothing else uses it. Activations that stay
+    activation takes over the one that follows, if nothing else uses it; one whose layers can add
+    a shortcut also the sum and the activation after it, where nothing stands between and the
+    model proves to compute the same. A later swap gives activations back. Those that stay
     behind a slot are made out-of-place, since a method may return its input or keep its output.
 
     Args:
@@ -51,12 +54,45 @@ def swap(
     """
     label = registry.variant(method, params)
     with _random_state_kept(model):
-        found = survey(model, example_input)
-        operate(found.copy, found, method, params)
-        _get_ready(found.copy, method)
-        notes = prove(found.copy, found.slots, _examples(found, example_input), label)
-        tally = operate(model, found, method, params)
+        found = survey(model, example_input, give_back)
+        fuse = registry.get(method).fuses_residual and any(
+            sighting.after_sum.activation for sighting in found.sightings.values()
+        )
+        trial = _try_fused if fuse else _try_plain
+        notes, fuse = trial(found, method, params, label, example_input)
+        tally = operate(model, found, method, params, fuse=fuse)
     return _report(model, found, method, label, tally, notes)
+
+
+def _try_plain(
+    found: Survey, method: str, params: dict[str, Any], label: str, example: torch.Tensor | None
+) -> tuple[list[str], bool]:
+    """Prove the swap on the copy; the notes, and that nothing speaks against adding shortcuts."""
+    operate(found.copy, found, method, params)
+    return _proved(found, found.copy, method, label, example), True
+
+
+def _try_fused(
+    found: Survey, method: str, params: dict[str, Any], label: str, example: torch.Tensor | None
+) -> tuple[list[str], bool]:
+    """Prove it with layers that add shortcuts; without, where that is not the same model."""
+    wake(found.copy, found.slots)
+    reference = duplicate(found.copy)
+    operate(reference, found, method, params, fuse=False)
+    operate(found.copy, found, method, params)
+    try:
+        compare(found.copy, reference, found.example, label)
+        return _proved(found, found.copy, method, label, example), True
+    except SurgeryError as error:
+        notes = _proved(found, reference, method, label, example)
+        return [*notes, f"norm, sum and activation stay apart: {error}"], False
+
+
+def _proved(
+    found: Survey, model: nn.Module, method: str, label: str, example: torch.Tensor | None
+) -> list[str]:
+    _get_ready(model, method)
+    return prove(model, found.slots, _examples(found, example), label)
 
 
 def _get_ready(model: nn.Module, method: str) -> None:
@@ -108,5 +144,14 @@ def _report(
         min_values_per_sample=min(ran, default=0),
         input_shape=tuple(found.example.shape),
         eps=tuple(sorted(tally.eps)),
+        forms=_forms(method, tally),
         notes=(*tally.notes, *notes),
     )
+
+
+def _forms(method: str, tally: Tally) -> dict[str, int]:
+    """Counts by form, the longest form first; none for a method that takes nothing over."""
+    if not registry.get(method).consumes_activation:
+        return {}
+    longest_first = sorted(tally.forms, key=lambda form: (-form.count("+"), form))
+    return {form: tally.forms[form] for form in longest_first}

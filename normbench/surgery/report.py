@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +56,8 @@ class SwapReport:
         replaced: how many of them were replaced; `found == replaced + len(left)`.
         left: name and reason of those that were not.
         paired_activations: slots followed directly by an activation.
-        consumed_activations: activations that the method took over.
+        consumed_activations: slots whose activation the method took over, the one after the sum
+            with a shortcut included.
         unconsumed: slots followed by an activation that the method would have taken over but
             could not, with the reason.
         weight_side: convolutions whose weights the method took over.
@@ -64,6 +66,8 @@ class SwapReport:
             `input_shape`; 0 if none ran.
         input_shape: shape of the input that was watched.
         eps: eps values of the new layers, sorted; empty if the method has none.
+        forms: how many slots got which form, `norm`, `norm+relu`, `norm+add+relu`: what the layer
+            does in one go; empty for a method that takes over no activations.
         notes: what a reader should know, one sentence each.
     """
 
@@ -81,6 +85,7 @@ class SwapReport:
     min_values_per_sample: int
     input_shape: tuple[int, ...]
     eps: tuple[float, ...]
+    forms: Mapping[str, int]
     notes: tuple[str, ...] = ()
 
     def to_json(self, *, slots: bool = False) -> dict[str, Any]:
@@ -94,13 +99,16 @@ class SwapReport:
         lines = [
             f"{self.variant} in {self.model}: {self.replaced} of {self.found} slots replaced, "
             f"{self.paired_activations} followed by an activation"
-            + f", {self.consumed_activations} of those taken over"
+            + f", {self.consumed_activations} activations taken over"
             * bool(self.consumed_activations),
             f"  at least {self.min_values_per_sample} values per channel and sample "
             f"at input {'×'.join(map(str, self.input_shape))}",
         ]
         if self.eps:
             lines.append(f"  eps {', '.join(f'{value:g}' for value in self.eps)}")
+        if self.forms:
+            counts = (f"{count} {form}" for form, count in self.forms.items())
+            lines.append(f"  forms: {', '.join(counts)}")
         if self.weight_side:
             lines.append(f"  convolutions whose weights were taken over: {self.weight_side}")
         lines += [f"  left: {name}: {reason}" for name, reason in self.left]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,14 +21,14 @@ class Survey:
 
     Attributes:
         slots: in the order of execution.
-        obstacles: by slot, why the activation that follows cannot be moved into it.
+        sightings: by slot, which activation follows it and what keeps it from moving.
         refused: path and reason of normalizations that cannot be replaced.
         example: the input that was watched.
         copy: the copy of the model that was watched, in evaluation mode.
     """
 
     slots: tuple[Slot, ...]
-    obstacles: dict[str, str]
+    sightings: dict[str, Sighting]
     refused: tuple[tuple[str, str], ...]
     example: torch.Tensor
     copy: nn.Module
@@ -50,8 +51,17 @@ def find_slots(model: nn.Module, example_input: torch.Tensor | None = None) -> l
     return list(survey(model, example_input).slots)
 
 
-def survey(model: nn.Module, example_input: torch.Tensor | None = None) -> Survey:
+def survey(
+    model: nn.Module,
+    example_input: torch.Tensor | None = None,
+    prepare: Callable[[nn.Module], None] | None = None,
+) -> Survey:
     """Find slots and watch what follows them, on a copy.
+
+    Args:
+        model: as `find_slots`.
+        example_input: as `find_slots`.
+        prepare: what to do to the copy first.
 
     Raises:
         SurgeryError: as `find_slots`.
@@ -62,12 +72,14 @@ def survey(model: nn.Module, example_input: torch.Tensor | None = None) -> Surve
         raise SurgeryError(_no_slots(model))
     refuse_fused(model)
     twin = duplicate(model)
+    if prepare is not None:
+        prepare(twin)
+        parts, refused = find_parts(twin)
     example, sightings = _watch_smallest(twin, list(parts), example_input)
     slots = sorted(
         (_slot(name, parts[name], sightings[name]) for name in parts), key=lambda slot: slot.order
     )
-    obstacles = {name: sighting.obstacle for name, sighting in sightings.items()}
-    return Survey(tuple(slots), obstacles, tuple(refused), example, twin)
+    return Survey(tuple(slots), sightings, tuple(refused), example, twin)
 
 
 def find_parts(model: nn.Module) -> tuple[dict[str, Parts], list[tuple[str, str]]]:
@@ -166,7 +178,7 @@ def _slot(name: str, parts: Parts, sighting: Sighting) -> Slot:
         kind=parts.kind,
         num_features=parts.num_features,
         eps=parts.eps,
-        activation=FUSED if parts.act is not None else sighting.activation,
+        activation=FUSED if parts.act is not None else sighting.direct.activation,
         zero_init=weight is not None and not weight.detach().any().item(),
         values_per_sample=sighting.values_per_sample,
         order=sighting.order,

@@ -18,6 +18,8 @@ from normbench.tasks.outcome import Outcome
 TASKS = {
     "accuracy": "normbench.tasks.accuracy",
     "capability": "normbench.tasks.capability",
+    "kernel": "normbench.tasks.kernel",
+    "step": "normbench.tasks.step",
 }
 """Task name to module. Modules are imported on first use."""
 

@@ -86,3 +86,11 @@ runpy.run_module("normbench.engine.worker", run_name="__main__", alter_sys=True)
     )  # fmt: skip
     record = Record.from_json(json.loads(done.stdout))
     assert (record.status, record.reason) == ("ok", "")
+
+
+def test_supervised_cells_that_crash_or_hang_cost_no_other(tmp_path: Path) -> None:
+    cells = [make_cell(0, "segfault"), make_cell(1, "sleep", seconds=60, timeout_seconds=1)]
+    done = work([*cells, make_cell(2)], "--spool", str(tmp_path), "--supervised")
+    assert done.returncode == 0, done.stderr
+    records, _ = spool.read(tmp_path)
+    assert {r.cell.seed: r.status for r in records} == {0: "error", 1: "timeout", 2: "ok"}

@@ -1,11 +1,13 @@
 """The kernels, interpreted on the CPU. Runs in a pytest process of its own (`make test`).
 
 Triton decides when it is imported whether it interprets, so the variable is set before anything
-imports it; a process that has it already, compiling, skips these tests.
+imports it; a process that has it already, compiling, skips these tests. Where there is a CUDA
+device the kernels are compiled, and the same tests are put to them there (`make gpu`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import sys
@@ -14,29 +16,50 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-if "triton" not in sys.modules:
+if "triton" not in sys.modules and not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
-import torch
 from traffic import counted
 
 from normbench.kernels.fused.dispatch import interpreted
+
+ON_A_DEVICE = torch.cuda.is_available() and not interpreted()
 
 
 @pytest.fixture(autouse=True)
 def _within_bounds() -> Iterator[None]:
     """No test reads or writes outside of what it gave a kernel; values alone would not tell."""
-    with counted():
+    with counted() if interpreted() else contextlib.nullcontext():
         yield
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.fixture
+def interpreter() -> None:
+    """For tests that look at what interpreted kernels read and write."""
     if not interpreted():
+        pytest.skip("the kernels are compiled here: what they move is not seen")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not (interpreted() or ON_A_DEVICE):
         reason = "Triton compiles in this process: run `pytest tests/interpreter` by itself"
         for item in items:
             if "tests/interpreter" in item.path.as_posix():
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def _on_the_device() -> Iterator[None]:
+    """What a test makes without naming a device is made on the GPU.
+
+    Generators do not follow: tests say `torch.Generator(torch.get_default_device())`.
+    """
+    if ON_A_DEVICE:
+        torch.set_default_device("cuda")
+    yield
+    torch.set_default_device(None)
 
 
 class _Nothing:

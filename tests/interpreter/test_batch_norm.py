@@ -69,7 +69,7 @@ def form_of(x: View) -> str:
 
 
 def case(shape, memory_format, dtype, residual, spread, affine=True) -> Layer:
-    generator = torch.Generator().manual_seed(7)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(7)
 
     def normal(*size: int) -> Tensor:
         return torch.randn(*size, generator=generator)

@@ -108,7 +108,7 @@ def test_an_empty_batch_is_evaluated() -> None:
 @pytest.mark.parametrize(("shape", "memory_format"), SHAPES, ids=str)
 def test_evaluation_and_its_gradients(shape, memory_format, act, residual) -> None:
     layer = case(shape, memory_format, torch.float32, residual, (1.0, 2.0))
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(3)
     mean = torch.randn(shape[1], generator=generator)
     var = torch.rand(shape[1], generator=generator) + 0.5
 

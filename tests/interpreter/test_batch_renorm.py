@@ -37,7 +37,7 @@ def paper(x, residual, w, b, mean, std, step) -> tuple[Tensor, Tensor, Tensor, b
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize("shape", [(4, 20, 7, 7), (30, 5, 16, 16), (130, 3, 16, 16)], ids=str)
 def test_six_steps_of_the_schedule(shape, memory_format) -> None:
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     normal = lambda *size: torch.randn(*size, generator=generator)  # noqa: E731
     channels = shape[1]
     w, b = normal(channels) * 0.3 + 1, normal(channels)

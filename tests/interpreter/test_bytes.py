@@ -1,4 +1,4 @@
-"""What the kernels move, counted, is what docs/decisions/004-fused-kernels.md says they move.
+"""What the kernels move, counted, is what docs/decisions/005-fused-kernels.md says they move.
 
 In passes over the activation: bytes divided by those of x. Values per channel are counted too, and
 are what the 5% are for.
@@ -19,6 +19,8 @@ from normbench.kernels.fused import batch_norm as kernels
 from normbench.kernels.fused.launch import recording
 from normbench.kernels.fused.launch import run as launch
 from normbench.kernels.fused.tiles import view
+
+pytestmark = pytest.mark.usefixtures("interpreter")
 
 IDENTITY, RELU, SILU = 0, 1, 2
 BITS = 1 / 16

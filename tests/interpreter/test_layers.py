@@ -33,7 +33,7 @@ def network(seed: int = 0) -> nn.Module:
 
 def losses(model: nn.Module, steps: int) -> list[float]:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator(torch.get_default_device()).manual_seed(1)
     found = []
     for _ in range(steps):
         x = torch.randn(4, 3, 32, 32, generator=generator)
@@ -101,7 +101,7 @@ def test_a_layer_is_its_eager_ancestor(fused, eager, params, act) -> None:
 @pytest.mark.parametrize(("fused", "eager", "params"), METHODS, ids=lambda v: str(v)[:20])
 def test_under_autocast(fused, eager, params, dtype) -> None:
     model = nn.Sequential(nn.Conv2d(3, 16, 3), normbench.build(fused, 16, act=nn.SiLU(), **params))
-    with torch.autocast("cpu", dtype):
+    with torch.autocast(torch.get_default_device().type, dtype):
         y = model(torch.randn(4, 3, 8, 8))
         y.float().square().mean().backward()
     assert y.dtype is dtype

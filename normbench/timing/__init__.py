@@ -1,0 +1,6 @@
+"""How layers and training steps are timed against others in one process.
+
+`case.py` says what a layer is given and how many bytes it must move, `contestants.py` builds the
+layer and what it is compared with, `stopwatch.py` takes single times on CUDA or the CPU, and
+`rounds.py` takes them in turns.
+"""

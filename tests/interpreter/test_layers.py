@@ -37,6 +37,7 @@ def losses(model: nn.Module, steps: int) -> list[float]:
     found = []
     for _ in range(steps):
         x = torch.randn(4, 3, 32, 32, generator=generator)
+        x = x.contiguous(memory_format=torch.channels_last)  # fewer programs to interpret
         labels = torch.randint(0, 5, (4,), generator=generator)
         loss = F.cross_entropy(model(x), labels)
         optimizer.zero_grad()
@@ -46,12 +47,16 @@ def losses(model: nn.Module, steps: int) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize(("fused", "eager", "params"), METHODS[:3], ids=lambda v: str(v)[:20])
+@pytest.mark.parametrize(
+    ("fused", "eager", "params"),
+    [METHODS[0], *(pytest.param(*method, marks=pytest.mark.slow) for method in METHODS[1:3])],
+    ids=lambda v: str(v)[:20],
+)
 def test_ten_training_steps_of_a_swapped_resnet18(fused, eager, params) -> None:
     example = torch.randn(2, 3, 32, 32)
     models = []
     for method in (fused, eager):
-        model = network().train()
+        model = network().train().to(memory_format=torch.channels_last)
         normbench.swap(model, method, example_input=example, **params)
         models.append(model)
     ours, theirs = (losses(model, 10) for model in models)

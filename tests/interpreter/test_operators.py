@@ -40,8 +40,8 @@ def test_forward_and_backward_pass_opcheck(memory_format, renorm, act) -> None:
 @FORMATS
 def test_evaluation_passes_opcheck(memory_format) -> None:
     given = arguments(memory_format, renorm=False)[:6]
-    opcheck(kernels._evaluate, (*given, EPS, RELU, False))
-    opcheck(kernels._evaluate, (given[0], None, None, None, *given[4:], EPS, 0, True))
+    opcheck(kernels._evaluate, (*given, EPS, RELU))
+    opcheck(kernels._evaluate, (given[0], None, None, None, *given[4:], EPS, 0))
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])

@@ -137,7 +137,7 @@ def looped_cut(v: View) -> Cut | None:
     width = 16  # as in `resident_cut`
     if v.values * (width if v.last else 1) > LOOPED:
         return None
-    R, K, blocks, tiles = _grid(v, TILE if v.last else 2 * TILE, width)
+    R, K, blocks, tiles = _grid(v, TILE, width)
     return Cut(R, K, blocks, tiles, tiles, 8)
 
 

@@ -102,6 +102,7 @@ def test_a_captured_step_is_the_step_and_goes_on_when_replayed(
     ours, captured = layer_of(method), layer_of(method)
     x, residual, g = given(shape), residual_for(method, shape), given(shape, 2)
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())  # where the inputs are made
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.stream(stream):
         step(captured, x, residual, g)

@@ -1,104 +1,17 @@
-"""Batch norm and Batch Renorm with activation and residual, as operators of torch with gradients.
-
-The operators are opaque to `torch.compile` and never make the host wait: running values, the
-schedule's step and the statistics stay on the device, so that they can be captured in CUDA graphs.
-"""
+"""Batch norm and Batch Renorm with activation and residual, and their gradients."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from normbench.kernels.fused import batch_launches as launches
+from normbench.kernels.fused import batch_operators as operators
 from normbench.kernels.fused.activations import IDENTITY
 from normbench.kernels.fused.batch_launches import Renorm
 from normbench.kernels.fused.tiles import dense
-
-
-@torch.library.custom_op(
-    "normbench::batch_norm", mutates_args=("running_mean", "running_var", "active", "newest")
-)
-def _forward(
-    x: Tensor,
-    residual: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    step: Tensor | None,
-    active: Tensor | None,
-    newest: Tensor | None,
-    limits: Sequence[float],
-    momentum: float,
-    eps: float,
-    act: int,
-    keep_bits: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    renorm = None
-    if step is not None and active is not None and newest is not None:
-        rmax, dmax, hold, rfull, dfull = limits
-        renorm = Renorm(step, active, newest, (rmax, dmax, hold, rfull, dfull))
-    return launches.forward(
-        x, residual, weight, bias, running_mean, running_var, momentum, eps, act, keep_bits,
-        renorm,
-    )  # fmt: skip
-
-
-@_forward.register_fake
-def _(x: Tensor, residual: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    step, act, keep_bits = rest[4], rest[-2], rest[-1]
-    return launches.outputs(x, act, residual is not None and keep_bits, step is not None)
-
-
-@torch.library.custom_op("normbench::batch_norm_evaluate", mutates_args=())
-def _evaluate(
-    x: Tensor,
-    residual: Tensor | None,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor,
-    running_var: Tensor,
-    eps: float,
-    act: int,
-) -> Tensor:
-    return launches.evaluate(x, residual, weight, bias, running_mean, running_var, eps, act)
-
-
-@_evaluate.register_fake
-def _(x: Tensor, *rest: Any) -> Tensor:
-    return torch.empty_like(x)
-
-
-@torch.library.custom_op("normbench::batch_norm_backward", mutates_args=())
-def _backward(
-    g: Tensor,
-    x: Tensor,
-    saved: Tensor,
-    residual: Tensor | None,
-    bits: Tensor,
-    act: int,
-    with_residual: bool,
-    evaluating: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return launches.backward(g, x, saved, residual, bits, act, with_residual, evaluating)
-
-
-@_backward.register_fake
-def _(
-    g: Tensor,
-    x: Tensor,
-    saved: Tensor,
-    residual: Tensor | None,
-    bits: Tensor,
-    act: int,
-    with_residual: bool,
-    evaluating: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return launches.gradients(x, act, with_residual)
 
 
 class _Trained(torch.autograd.Function):
@@ -119,7 +32,7 @@ class _Trained(torch.autograd.Function):
         keep_bits: bool,
     ) -> Tensor:
         counters = (renorm.step, renorm.active, renorm.newest) if renorm else (None,) * 3
-        y, saved, bits = _forward(
+        y, saved, bits = operators.forward(
             x, residual, weight, bias, *running, *counters,
             [] if renorm is None else list(renorm.limits), momentum, eps, act, keep_bits,
         )  # fmt: skip
@@ -147,7 +60,7 @@ class _Evaluated(torch.autograd.Function):
         eps: float,
         act: int,
     ) -> Tensor:
-        y: Tensor = _evaluate(x, residual, weight, bias, mean, var, eps, act)
+        y: Tensor = operators.evaluate(x, residual, weight, bias, mean, var, eps, act)
         rstd = 1 / torch.sqrt(var.float() + eps)
         scale = rstd if weight is None else rstd * weight.float()
         zeros = torch.zeros_like(rstd)
@@ -182,7 +95,7 @@ def _keep(
 def _gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     x, saved, bits, residual = ctx.saved_tensors
     g = dense(g, x)
-    dx, d_weight, d_bias, d_residual = _backward(
+    dx, d_weight, d_bias, d_residual = operators.backward(
         g, x, saved, residual, bits, ctx.act, ctx.with_residual, ctx.evaluating
     )
     of_parameters = [
@@ -286,7 +199,7 @@ def evaluated(
 ) -> Tensor:
     """As `batch_norm`, by the running values: one launch."""
     given = _prepared(x, residual, weight, bias, (running_mean, running_var))
-    run = _Evaluated.apply if _differentiated(given) else _evaluate
+    run = _Evaluated.apply if _differentiated(given) else operators.evaluate
     y: Tensor = run(*given, running_mean, running_var, eps, act)
     return y
 

@@ -11,7 +11,26 @@ from normbench.kernels.fused.activations import IDENTITY, code_of
 from normbench.kernels.fused.dispatch import DTYPES, devices
 
 
-class FusedNorm(nn.Module):
+class KernelLayer(nn.Module):
+    """Mixed into a layer that has kernels: whether they run on an input."""
+
+    _devices: frozenset[str]
+
+    def find_devices(self) -> None:
+        """Look which devices are at hand; not at every input, as compilers follow those."""
+        self._devices = devices()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A pickled layer may wake up where other devices are at hand."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.find_devices()
+
+    def takes(self, x: Tensor) -> bool:
+        """Whether the kernels run on this input."""
+        return x.device.type in self._devices and x.dtype in DTYPES
+
+
+class FusedNorm(KernelLayer):
     """Mixed into a layer: `forward(x, residual=None)` is act(norm(x) + residual).
 
     On devices and for types that the kernels do not take, the same is composed of eager layers.
@@ -27,16 +46,7 @@ class FusedNorm(nn.Module):
         code = code_of(act)
         self._code = IDENTITY if code is None else code
         self._act_outside = code is None
-        self._devices = devices()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """A pickled layer may wake up where other devices are at hand."""
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._devices = devices()
-
-    def takes(self, x: Tensor) -> bool:
-        """Whether the kernels run on this input."""
-        return x.device.type in self._devices and x.dtype in DTYPES
+        self.find_devices()
 
     def finish(self, y: Tensor, residual: Tensor | None) -> Tensor:
         """Residual and activation, composed."""

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from normbench.kernels.fused.dispatch import fallback
 from normbench.kernels.fused.layer import FusedNorm
 from normbench.methods.batch_norm import BatchNorm
-from normbench.registry import Citation, Param, register
+from normbench.registry import get, register
+
+EAGER = get("batch_norm")
 
 
 @register(
@@ -27,19 +29,8 @@ from normbench.registry import Citation, Param, register
     family="batch",
     equation=r"y = \varphi\Big(\gamma\,\frac{x-\mu_{NHW}}{\sqrt{\sigma^2_{NHW}+\epsilon}}+\beta"
     r"+\mathrm{residual}\Big)",
-    params={
-        "eps": Param("added to the variance, inside the root", minimum=0, exclusive_minimum=True),
-        "affine": Param("learn gamma and beta", kind=bool),
-        "momentum": Param("weight of the new batch in the running averages", minimum=0, maximum=1),
-    },
-    citation=Citation(
-        "Batch Normalization: Accelerating Deep Network Training by Reducing Internal "
-        "Covariate Shift",
-        ("Ioffe, Sergey", "Szegedy, Christian"),
-        2015,
-        "International Conference on Machine Learning (ICML)",
-        "1502.03167",
-    ),
+    params=EAGER.params,
+    citation=EAGER.citation,
     consumes_activation=True,
     fuses_residual=True,
     fallback=fallback,

@@ -27,8 +27,10 @@ from torch import Tensor, nn
 from normbench.kernels.fused.dispatch import fallback
 from normbench.kernels.fused.layer import FusedNorm
 from normbench.kernels.renorm import batch_renorm
-from normbench.methods.batch_renorm import SCHEDULES, BatchRenorm, observe, prepare
-from normbench.registry import Citation, Param, register
+from normbench.methods.batch_renorm import BatchRenorm, observe, prepare
+from normbench.registry import get, register
+
+EAGER = get("batch_renorm")
 
 
 @register(
@@ -39,24 +41,8 @@ from normbench.registry import Citation, Param, register
     r"+\mathrm{residual}\Big),\quad"
     r" r=\mathrm{clip}\Big(\frac{\sigma}{\sigma_{\mathrm{run}}}\Big),\ "
     r"d=\mathrm{clip}\Big(\frac{\mu-\mu_{\mathrm{run}}}{\sigma_{\mathrm{run}}}\Big)",
-    params={
-        "rmax": Param("limit of r once full: 1/rmax to rmax", minimum=1),
-        "dmax": Param("limit of d once full: −dmax to dmax", minimum=0),
-        "eps": Param("added to the variance, inside the root", minimum=0, exclusive_minimum=True),
-        "affine": Param("learn gamma and beta", kind=bool),
-        "momentum": Param("weight of the new batch in the running values", minimum=0, maximum=1),
-        "schedule": Param("unit of the three below", str, choices=tuple(SCHEDULES)),
-        "hold": Param("r = 1, d = 0 until here; 5000 steps or 0.05 of training", minimum=0),
-        "rmax_full": Param("rmax is reached here; 40000 steps or 0.4 of training", minimum=0),
-        "dmax_full": Param("dmax is reached here; 25000 steps or 0.25 of training", minimum=0),
-    },
-    citation=Citation(
-        "Batch Renormalization: Towards Reducing Minibatch Dependence in Batch-Normalized Models",
-        ("Ioffe, Sergey",),
-        2017,
-        "Advances in Neural Information Processing Systems (NeurIPS)",
-        "1702.03275",
-    ),
+    params=EAGER.params,
+    citation=EAGER.citation,
     consumes_activation=True,
     fuses_residual=True,
     fallback=fallback,

@@ -13,15 +13,16 @@ Normalization while Removing Batch Dependence", NeurIPS 2021, arXiv:2106.03743.
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from normbench.kernels.fused.activations import code_of
-from normbench.kernels.fused.dispatch import DTYPES, devices, fallback
+from normbench.kernels.fused.dispatch import fallback
+from normbench.kernels.fused.layer import KernelLayer
 from normbench.kernels.grouped import check_groups
 from normbench.methods.proxy_norm import ProxyNorm
-from normbench.registry import Citation, Param, register
+from normbench.registry import get, register
+
+EAGER = get("proxy_norm")
 
 
 @register(
@@ -31,25 +32,13 @@ from normbench.registry import Citation, Param, register
     equation=r"\mathrm{out} = \frac{\varphi(\gamma y+\beta)-\mathbb{E}\,\varphi(u)}"
     r"{\sqrt{\mathrm{Var}\,\varphi(u)+\epsilon_p}},\quad"
     r" u = \gamma\,\big((1+\tilde g)\,\xi+\tilde b\big)+\beta,\ \xi\sim\mathcal N(0,1)",
-    params={
-        "groups": Param("groups of the norm below; 1 is layer norm", int, minimum=1),
-        "eps": Param("added to the norm's variance", minimum=0, exclusive_minimum=True),
-        "proxy_eps": Param("added to the proxy's variance", minimum=0, exclusive_minimum=True),
-        "exact": Param("exact moments in place of the authors' 200 quantiles", kind=bool),
-    },
-    citation=Citation(
-        "Proxy-Normalizing Activations to Match Batch Normalization while Removing Batch "
-        "Dependence",
-        ("Labatie, Antoine", "Masters, Dominic", "Eaton-Rosen, Zach", "Luschi, Carlo"),
-        2021,
-        "Advances in Neural Information Processing Systems (NeurIPS)",
-        "2106.03743",
-    ),
+    params=EAGER.params,
+    citation=EAGER.citation,
     consumes_activation=True,
     fallback=fallback,
     policy="As proxy_norm; kernels and activations as batch_norm_triton.",
 )
-class ProxyNormTriton(ProxyNorm):
+class ProxyNormTriton(KernelLayer, ProxyNorm):
     """Proxy norm in one pass to read and one to write on CUDA devices; `proxy_norm` elsewhere."""
 
     def __init__(
@@ -65,17 +54,12 @@ class ProxyNormTriton(ProxyNorm):
         super().__init__(
             num_features, act=act, groups=groups, eps=eps, proxy_eps=proxy_eps, exact=exact
         )
-        self._devices = devices()
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """A pickled layer may wake up where other devices are at hand."""
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._devices = devices()
+        self.find_devices()
 
     def forward(self, x: Tensor) -> Tensor:
         """N,C,* to the same shape. Raises ValueError where a group has a single value."""
         code = code_of(self.act)
-        if code is None or x.device.type not in self._devices or x.dtype not in DTYPES:
+        if code is None or not self.takes(x):
             return super().forward(x)
         from normbench.kernels.fused import proxy_norm as kernels  # Triton is needed from here on
 

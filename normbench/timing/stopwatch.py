@@ -191,7 +191,7 @@ class CpuStopwatch:
 
     def replayed(self, runs: Sequence[Run], *, keep: bool = False) -> Timer:
         """There are none."""
-        raise NotImplementedError("CUDA graphs need a CUDA device")
+        raise RuntimeError("CUDA graphs need a CUDA device")
 
     def copy(self) -> Timer:
         """See `Stopwatch`."""

@@ -56,9 +56,13 @@ def _on_the_device() -> Iterator[None]:
 
     Generators do not follow: tests say `torch.Generator(torch.get_default_device())`.
     """
-    if ON_A_DEVICE:
-        torch.set_default_device("cuda")
-    yield
+    if not ON_A_DEVICE:
+        yield
+        return
+    torch.set_default_device("cuda")
+    # Convolutions would round their inputs to TF32, and differently from run to run.
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        yield
     torch.set_default_device(None)
 
 

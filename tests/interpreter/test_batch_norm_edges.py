@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from normbench.kernels.fused import batch_norm as kernels
+from normbench.kernels.fused import batch_operators as operators
 from normbench.kernels.fused.device import place
 
 SHAPES = [
@@ -181,9 +182,9 @@ def test_wrong_sizes_and_layouts_are_refused() -> None:
         kernels.batch_norm(x, None, None, None, torch.ones(12)[::2], None, 0.1, EPS)
     given = [None] * 8 + [[], 0.1, EPS, 0, True]
     with pytest.raises(ValueError, match="without gaps"):
-        kernels._forward(x[..., ::2], *given)
+        operators.forward(x[..., ::2], *given)
     with pytest.raises(ValueError, match="one shape and memory format"):
-        kernels._forward(x, x.contiguous(memory_format=LAST), *given[1:])
+        operators.forward(x, x.contiguous(memory_format=LAST), *given[1:])
 
 
 def test_a_slice_of_channels_stays_channels_last() -> None:

@@ -10,6 +10,7 @@ from torch.library import opcheck
 
 from normbench.kernels.fused import batch_launches
 from normbench.kernels.fused import batch_norm as kernels
+from normbench.kernels.fused import batch_operators as operators
 from normbench.kernels.fused.launch import Launch, recording
 
 EPS, RELU, SILU = 1e-5, 1, 2
@@ -29,19 +30,19 @@ def arguments(memory_format: torch.memory_format, renorm: bool) -> list[object]:
 @pytest.mark.parametrize("act", [0, RELU, SILU])
 def test_forward_and_backward_pass_opcheck(memory_format, renorm, act) -> None:
     given = arguments(memory_format, renorm)
-    opcheck(kernels._forward, (*given, act, True))
-    _, saved, bits = kernels._forward(*given, act, True)
+    opcheck(operators.forward, (*given, act, True))
+    _, saved, bits = operators.forward(*given, act, True)
     residual = given[1] if act == SILU else None
     g = torch.randn_like(given[0])
-    opcheck(kernels._backward, (g, given[0], saved, residual, bits, act, True, False))
-    opcheck(kernels._backward, (g, given[0], saved, None, bits[:0], act, False, True))
+    opcheck(operators.backward, (g, given[0], saved, residual, bits, act, True, False))
+    opcheck(operators.backward, (g, given[0], saved, None, bits[:0], act, False, True))
 
 
 @FORMATS
 def test_evaluation_passes_opcheck(memory_format) -> None:
     given = arguments(memory_format, renorm=False)[:6]
-    opcheck(kernels._evaluate, (*given, EPS, RELU))
-    opcheck(kernels._evaluate, (given[0], None, None, None, *given[4:], EPS, 0))
+    opcheck(operators.evaluate, (*given, EPS, RELU))
+    opcheck(operators.evaluate, (given[0], None, None, None, *given[4:], EPS, 0))
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,11 +11,10 @@ from typing import Any
 
 import timm
 import torch
-from torch import Tensor, nn
 
 from normbench import registry
 from normbench.cells import Cell
-from normbench.surgery.kinds import is_activation
+from normbench.surgery.slots import survey
 from normbench.timing.contestants import FOREIGN
 
 BATCHES = (32, 2, 256, 8, 128)
@@ -43,32 +43,14 @@ class Slot:
 
 
 def resnet50_slots() -> list[Slot]:
-    """The 53 slots of timm's resnet50 at 224 px, like ones together, the largest share first.
-
-    A forward pass is watched: an activation that gets a norm's very output follows it; if that
-    output was written to meanwhile, a residual was added to it.
-    """
-    with torch.device("meta"):
-        model, image = timm.create_model("resnet50"), torch.empty(1, 3, 224, 224)
-    outputs: dict[int, tuple[Tensor, int]] = {}
-    forms: dict[int, str] = {}
-
-    def after_norm(module: nn.Module, given: Any, y: Tensor) -> None:
-        outputs[id(y)], forms[id(y)] = (y, y._version), "none"
-
-    def before_act(module: nn.Module, given: tuple[Tensor]) -> None:
-        if id(given[0]) in outputs:
-            unchanged = outputs[id(given[0])][1] == given[0]._version
-            forms[id(given[0])] = "relu" if unchanged else "add_relu"
-
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.register_forward_hook(after_norm)
-        elif is_activation(module):
-            module.register_forward_pre_hook(before_act)
-    with torch.no_grad():
-        model(image)
-    kinds = Counter((forms[key], y.shape[1], y.shape[2]) for key, (y, _) in outputs.items())
+    """The 53 slots of timm's resnet50 at 224 px, like ones together, the largest share first."""
+    found = survey(timm.create_model("resnet50"), torch.zeros(1, 3, 224, 224))
+    kinds: Counter[tuple[str, int, int]] = Counter()
+    for slot in found.slots:
+        sighting = found.sightings[slot.name]
+        form = "relu" if sighting.direct.activation else "none"
+        form = "add_relu" if sighting.after_sum.activation else form
+        kinds[form, slot.num_features, math.isqrt(slot.values_per_sample)] += 1
     slots = [Slot(*kind, count) for kind, count in kinds.items()]
     return sorted(slots, key=lambda slot: -slot.elements)
 

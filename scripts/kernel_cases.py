@@ -99,6 +99,7 @@ class _Form:
     renorm: bool = False
     parameters: bool = True
     differentiated: bool = True
+    frozen: bool = False
 
 
 _BATCH_NORM = (
@@ -116,6 +117,8 @@ _BATCH_NORM = (
     _Form("bare", IDENTITY, parameters=False),
     _Form("eval+relu", RELU, training=False),
     _Form("eval+add+relu", RELU, add=True, training=False),
+    _Form("eval+frozen+relu", RELU, training=False, frozen=True),
+    _Form("eval+no-grad+relu", RELU, training=False, differentiated=False),
 )
 
 
@@ -141,11 +144,16 @@ def _batch_norm(shape: Shape, form: _Form) -> None:
             renorm,
         )  # fmt: skip
     else:
-        y = batch_launches.evaluate(x, residual, weight, bias, channel, channel, 1e-5, form.act)
-        _, saved, bits = batch_launches.outputs(x, form.act, form.add, False)
+        keep, bits = form.differentiated, x.new_empty(0)
+        y, saved = batch_launches.evaluate(
+            x, residual, weight, bias, channel, channel, 1e-5, form.act, keep
+        )
     if form.differentiated:
-        kept = None if form.act in (IDENTITY, RELU) else residual
-        batch_launches.backward(y, x, saved, kept, bits, form.act, form.add, not form.training)
+        kept = None if form.act == IDENTITY or bits.numel() else residual
+        batch_launches.backward(
+            y, x, saved, kept, bits, form.act, form.add, form.parameters and not form.frozen,
+            not form.training,
+        )  # fmt: skip
 
 
 _PROXY_NORM = (

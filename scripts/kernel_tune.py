@@ -57,6 +57,8 @@ def applied(setting: Setting) -> Iterator[None]:
                 new = functools.partial(_with_warps, tiles.streaming_cut, value)
             undo.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, new)
+        undo.callback(batch_launches.plan.cache_clear)
+        batch_launches.plan.cache_clear()
         yield
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +17,39 @@ from normbench.kernels.fused.tiles import Cut, View, looped_cut, resident_cut, s
 
 STAGES = 2
 """Tiles in flight in the loops."""
+
+NO_RUNNING = dict.fromkeys(("kept", "weight", "bias", "running_mean", "running_var"))
+"""What `apply` is not given where it has `saved`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The way that the kernels take over a view, and what they are given for it."""
+
+    way: Literal["resident", "looped", "streaming"]
+    cut: Cut
+    arguments: Mapping[str, int]
+    constants: Mapping[str, int | bool]
+
+
+@functools.lru_cache(maxsize=4096)
+def plan(v: View, device: torch.device, streaming: bool = False) -> Plan:
+    """The first way that fits, or `streaming`.
+
+    Worked out once for a view: a training step meets the same ones again and again.
+    """
+    cut = None if streaming else resident_cut(v)
+    if cut is not None:
+        return Plan("resident", cut, v.sizes(), {**v.constants(), "R": cut.R, "K": cut.K})
+    way: Literal["looped", "streaming"] = "looped"
+    cut = None if streaming else looped_cut(v)
+    arguments = v.sizes()
+    if cut is None:
+        way, cut = "streaming", streaming_cut(v, device)
+        arguments["per_split"] = cut.per_split
+    arguments["tiles"] = cut.tiles
+    constants = {**v.constants(), "R": cut.R, "K": cut.K, "STAGES": STAGES}
+    return Plan(way, cut, arguments, constants)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +94,16 @@ def forward(
     }  # fmt: skip
     io: dict[str, Any] = {"x": x, "y": y, "residual": residual, "bits": masked}
     flag = {"RENORM": renorm is not None}
-    whole = {**io, **settled, "values": float(v.values)}
-    if (cut := resident_cut(v)) is not None:
-        _whole(resident.resident_forward, v, cut, whole, flag | {"ACT": act})
+    to = plan(v, x.device)
+    if to.way != "streaming":
+        kernel = looped.looped_forward if to.way == "looped" else resident.resident_forward
+        _whole(kernel, to, {**io, **settled, "values": float(v.values)}, {**flag, "ACT": act})
         return y, saved, bits
-    if (cut := looped_cut(v)) is not None:
-        _whole(looped.looped_forward, v, cut, whole, flag | {"ACT": act})
-        return y, saved, bits
-    cut = streaming_cut(v, x.device)
-    staging = x.new_empty((4, cut.splits, v.channels), dtype=torch.float32)
-    _pass(streaming.stats, v, cut, {"x": x, "staging": staging, "SPLITS": cut.splits}, {})
-    _per_channel(streaming.settle, v, cut, {"staging": staging, **settled}, flag)
-    unused = dict.fromkeys(("weight", "bias", "running_mean", "running_var"))
-    _pass(streaming.apply, v, cut, {**io, "saved": saved, **unused, "eps": eps}, {"ACT": act})
+    splits = to.cut.splits
+    staging = x.new_empty((4, splits, v.channels), dtype=torch.float32)
+    _pass(streaming.stats, to, {"x": x, "staging": staging, "SPLITS": splits}, {})
+    _per_channel(streaming.settle, v, to.cut, {"staging": staging, **settled}, flag)
+    _pass(streaming.apply, to, {**io, "saved": saved, **NO_RUNNING, "eps": eps}, {"ACT": act})
     return y, saved, bits
 
 
@@ -92,20 +123,23 @@ def evaluate(
     running_var: Tensor,
     eps: float,
     act: int,
-) -> Tensor:
-    """Evaluation forward of a dense x, by the running values: one launch."""
+    keep: bool,
+) -> tuple[Tensor, Tensor]:
+    """Evaluation forward of a dense x, by the running values: one launch.
+
+    Returns y and, to `keep` for the backward, the rows of `saved`.
+    """
     v = view(x, residual)
-    y = torch.empty_like(x)
+    y, saved = torch.empty_like(x), x.new_empty((5 if keep else 0, v.channels), dtype=torch.float32)
     if not x.numel():
-        return y
-    cut = streaming_cut(v, x.device)
+        return y, saved
     arguments = {
         "x": x, "y": y, "saved": None, "residual": residual, "bits": None,
-        "weight": weight, "bias": bias, "running_mean": running_mean,
-        "running_var": running_var, "eps": eps,
+        "kept": saved if keep else None, "weight": weight, "bias": bias,
+        "running_mean": running_mean, "running_var": running_var, "eps": eps,
     }  # fmt: skip
-    _pass(streaming.apply, v, cut, arguments, {"ACT": act})
-    return y
+    _pass(streaming.apply, plan(v, x.device, streaming=True), arguments, {"ACT": act})
+    return y, saved
 
 
 def backward(
@@ -115,53 +149,63 @@ def backward(
     residual: Tensor | None,
     bits: Tensor,
     act: int,
-    with_residual: bool,
+    of_residual: bool,
+    of_affine: bool,
     evaluating: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, gamma and beta (in float32) and of the residual.
+    """Gradients of x, and where asked of gamma and beta (in float32) and of the residual.
 
-    g and the residual have x's layout. The last is empty without a residual, and where no
-    activation follows: it is g itself then.
+    g and the residual have x's layout. The residual's is empty where no activation follows: it is g
+    itself then. Evaluation takes one pass: its dx needs no sums.
     """
     v = view(x, g, residual)
-    dx, d_weight, d_bias, d_residual = gradients(x, act, with_residual)
+    dx, d_weight, d_bias, d_residual = found = gradients(x, act, of_residual, of_affine)
     if not x.numel():
         return dx, d_weight.zero_(), d_bias.zero_(), d_residual
-    settled = {"d_weight": d_weight, "d_bias": d_bias, "values": float(v.values)}
+    settled = {
+        "d_weight": d_weight if of_affine else None, "d_bias": d_bias if of_affine else None,
+        "values": float(v.values),
+    }  # fmt: skip
     written = d_residual if d_residual.numel() else None
     read: dict[str, Any] = {
         "g": g, "x": x, "saved": saved,
         "residual": residual, "bits": bits if bits.numel() else None,
     }  # fmt: skip
     flags = {"RENORM": saved.shape[0] == 7, "EVAL": evaluating}
-    whole = {**read, "d_residual": written, "dx": dx, **settled}
-    if (cut := resident_cut(v)) is not None:
-        _whole(resident.resident_backward, v, cut, whole, flags | {"ACT": act})
-        return dx, d_weight, d_bias, d_residual
-    if (cut := looped_cut(v)) is not None:
-        _whole(looped.looped_backward, v, cut, whole, flags | {"ACT": act})
-        return dx, d_weight, d_bias, d_residual
-    cut = streaming_cut(v, x.device)
-    staging = x.new_empty((2, cut.splits, v.channels), dtype=torch.float32)
-    means = x.new_empty((2, v.channels), dtype=torch.float32)
-    arguments = {**read, "d_residual": written, "staging": staging, "SPLITS": cut.splits}
-    _pass(streaming.backward_stats, v, cut, arguments, {"ACT": act})
-    arguments = {"staging": staging, "saved": saved, "means": means, **settled}
-    _per_channel(streaming.backward_settle, v, cut, arguments, flags)
-    if written is not None:  # dz has been written: nothing has to be computed again
-        act, read = IDENTITY, read | {"g": written, "residual": None, "bits": None}
-    _pass(streaming.backward_apply, v, cut, {**read, "means": means, "dx": dx}, {"ACT": act})
-    return dx, d_weight, d_bias, d_residual
+    to = plan(v, x.device)
+    if to.way != "streaming":
+        kernel = looped.looped_backward if to.way == "looped" else resident.resident_backward
+        given = {**read, "d_residual": written, "dx": dx, **settled}
+        _whole(kernel, to, given, {**flags, "ACT": act})
+        return found
+    splits = to.cut.splits
+    staging, means = None, None
+    if of_affine or not evaluating:
+        staging = x.new_empty((2, splits, v.channels), dtype=torch.float32)
+    if not evaluating:
+        means = x.new_empty((2, v.channels), dtype=torch.float32)
+    first = {"d_residual": written, "dx": dx if evaluating else None, "staging": staging}
+    _pass(streaming.backward_stats, to, {**read, **first, "SPLITS": splits}, {"ACT": act})
+    if staging is not None:
+        sums = {"staging": staging, "saved": saved, "means": means, **settled}
+        _per_channel(streaming.backward_settle, v, to.cut, sums, flags)
+    if means is not None:
+        if written is not None:  # dz has been written: nothing has to be computed again
+            act, read = IDENTITY, {**read, "g": written, "residual": None, "bits": None}
+        _pass(streaming.backward_apply, to, {**read, "means": means, "dx": dx}, {"ACT": act})
+    return found
 
 
-def gradients(x: Tensor, act: int, with_residual: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Unwritten tensors for what `backward` returns."""
-    written = with_residual and act != IDENTITY
+def gradients(
+    x: Tensor, act: int, of_residual: bool, of_affine: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Unwritten tensors for what `backward` returns; empty for what is not asked for."""
+    channels = x.shape[1] if of_affine else 0
     return (
         torch.empty_like(x),
-        x.new_empty(x.shape[1], dtype=torch.float32),
-        x.new_empty(x.shape[1], dtype=torch.float32),
-        torch.empty_like(x) if written else x.new_empty(0),
+        x.new_empty(channels, dtype=torch.float32),
+        x.new_empty(channels, dtype=torch.float32),
+        torch.empty_like(x) if of_residual and act != IDENTITY else x.new_empty(0),
     )
 
 
@@ -176,12 +220,11 @@ def _of_renorm(renorm: Renorm | None) -> dict[str, Any]:
 
 
 def _pass(
-    kernel: Any, v: View, cut: Cut, arguments: Mapping[str, Any], constants: Mapping[str, Any]
+    kernel: Any, to: Plan, arguments: Mapping[str, Any], constants: Mapping[str, Any]
 ) -> None:
     """Every tile once: a program for each block of channels and split."""
-    given = {**arguments, **v.sizes(), "tiles": cut.tiles, "per_split": cut.per_split}
-    fixed = {**v.constants(), "R": cut.R, "K": cut.K, "STAGES": STAGES, **constants}
-    run(Launch(kernel, (cut.blocks, cut.splits), given, fixed, cut.warps))
+    given, fixed = {**arguments, **to.arguments}, {**to.constants, **constants}
+    run(Launch(kernel, (to.cut.blocks, to.cut.splits), given, fixed, to.cut.warps))
 
 
 def _per_channel(
@@ -197,10 +240,8 @@ def _per_channel(
 
 
 def _whole(
-    kernel: Any, v: View, cut: Cut, arguments: Mapping[str, Any], constants: Mapping[str, Any]
+    kernel: Any, to: Plan, arguments: Mapping[str, Any], constants: Mapping[str, Any]
 ) -> None:
     """Everything in one launch: a program for each block of channels."""
-    given, fixed = {**arguments, **v.sizes()}, {**v.constants(), "R": cut.R, "K": cut.K}
-    if cut.tiles > 1:
-        given["tiles"], fixed["STAGES"] = cut.tiles, STAGES
-    run(Launch(kernel, (cut.blocks,), given, {**fixed, **constants}, cut.warps))
+    given, fixed = {**arguments, **to.arguments}, {**to.constants, **constants}
+    run(Launch(kernel, (to.cut.blocks,), given, fixed, to.cut.warps))

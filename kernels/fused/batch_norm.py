@@ -60,14 +60,9 @@ class _Evaluated(torch.autograd.Function):
         eps: float,
         act: int,
     ) -> Tensor:
-        y: Tensor = operators.evaluate(x, residual, weight, bias, mean, var, eps, act)
-        rstd = 1 / torch.sqrt(var.float() + eps)
-        scale = rstd if weight is None else rstd * weight.float()
-        zeros = torch.zeros_like(rstd)
-        shift = zeros if bias is None else bias.float()
-        saved = torch.stack([mean.float(), zeros, rstd, scale, shift])
+        y, saved = operators.evaluate(x, residual, weight, bias, mean, var, eps, act, True)
         _keep(ctx, x, residual, saved, x.new_empty(0), (weight, bias), act, evaluating=True)
-        return y
+        return y  # type: ignore[no-any-return]
 
     @staticmethod
     @once_differentiable  # as above
@@ -95,16 +90,18 @@ def _keep(
 def _gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     x, saved, bits, residual = ctx.saved_tensors
     g = dense(g, x)
+    _, of_residual, *of_affine = ctx.needs_input_grad[:4]
     dx, d_weight, d_bias, d_residual = operators.backward(
-        g, x, saved, residual, bits, ctx.act, ctx.with_residual, ctx.evaluating
+        g, x, saved, residual, bits, ctx.act, of_residual, any(of_affine), ctx.evaluating
     )
+    if ctx.act == IDENTITY:
+        d_residual = g
+    found = (dx, d_residual if of_residual else None)
     of_parameters = [
-        None if dtype is None else grad.to(dtype)
-        for grad, dtype in zip((d_weight, d_bias), ctx.types, strict=True)
+        grad.to(dtype) if needed else None
+        for grad, dtype, needed in zip((d_weight, d_bias), ctx.types, of_affine, strict=True)
     ]
-    if not ctx.with_residual:
-        return dx, None, *of_parameters
-    return dx, g if ctx.act == IDENTITY else d_residual, *of_parameters
+    return *found, *of_parameters
 
 
 def batch_norm(
@@ -199,8 +196,10 @@ def evaluated(
 ) -> Tensor:
     """As `batch_norm`, by the running values: one launch."""
     given = _prepared(x, residual, weight, bias, (running_mean, running_var))
-    run = _Evaluated.apply if _differentiated(given) else operators.evaluate
-    y: Tensor = run(*given, running_mean, running_var, eps, act)
+    of = (*given, running_mean, running_var, eps, act)
+    y: Tensor = (
+        _Evaluated.apply(*of) if _differentiated(given) else operators.evaluate(*of, False)[0]
+    )
     return y
 
 

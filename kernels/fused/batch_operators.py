@@ -15,11 +15,15 @@ from torch import Tensor
 
 from normbench.kernels.fused import batch_launches as launches
 from normbench.kernels.fused.batch_launches import Renorm
+from normbench.kernels.fused.library import operator
 
 
-@torch.library.custom_op(
-    "normbench::batch_norm", mutates_args=("running_mean", "running_var", "active", "newest")
-)
+def _forward_like(x: Tensor, residual: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    step, act, keep_bits = rest[4], rest[-2], rest[-1]
+    return launches.outputs(x, act, residual is not None and keep_bits, step is not None)
+
+
+@operator("batch_norm", _forward_like, mutates=("running_mean", "running_var", "active", "newest"))
 def forward(
     x: Tensor,
     residual: Tensor | None,
@@ -47,13 +51,13 @@ def forward(
     )  # fmt: skip
 
 
-@forward.register_fake
-def _(x: Tensor, residual: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    step, act, keep_bits = rest[4], rest[-2], rest[-1]
-    return launches.outputs(x, act, residual is not None and keep_bits, step is not None)
+def _evaluate_like(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    keep = rest[-1]
+    saved = x.new_empty((5 if keep else 0, x.shape[1]), dtype=torch.float32)
+    return torch.empty_like(x), saved
 
 
-@torch.library.custom_op("normbench::batch_norm_evaluate", mutates_args=())
+@operator("batch_norm_evaluate", _evaluate_like)
 def evaluate(
     x: Tensor,
     residual: Tensor | None,
@@ -63,17 +67,18 @@ def evaluate(
     running_var: Tensor,
     eps: float,
     act: int,
-) -> Tensor:
+    keep: bool,
+) -> tuple[Tensor, Tensor]:
     """Evaluation by the running values (`batch_launches.evaluate`)."""
-    return launches.evaluate(x, residual, weight, bias, running_mean, running_var, eps, act)
+    return launches.evaluate(x, residual, weight, bias, running_mean, running_var, eps, act, keep)
 
 
-@evaluate.register_fake
-def _(x: Tensor, *rest: Any) -> Tensor:
-    return torch.empty_like(x)
+def _backward_like(g: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    act, of_residual, of_affine, _ = rest[-4:]
+    return launches.gradients(x, act, of_residual, of_affine)
 
 
-@torch.library.custom_op("normbench::batch_norm_backward", mutates_args=())
+@operator("batch_norm_backward", _backward_like)
 def backward(
     g: Tensor,
     x: Tensor,
@@ -81,22 +86,9 @@ def backward(
     residual: Tensor | None,
     bits: Tensor,
     act: int,
-    with_residual: bool,
+    of_residual: bool,
+    of_affine: bool,
     evaluating: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """All gradients, from what the forward saved (`batch_launches.backward`)."""
-    return launches.backward(g, x, saved, residual, bits, act, with_residual, evaluating)
-
-
-@backward.register_fake
-def _(
-    g: Tensor,
-    x: Tensor,
-    saved: Tensor,
-    residual: Tensor | None,
-    bits: Tensor,
-    act: int,
-    with_residual: bool,
-    evaluating: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return launches.gradients(x, act, with_residual)
+    """The gradients asked for, from what the forward saved (`batch_launches.backward`)."""
+    return launches.backward(g, x, saved, residual, bits, act, of_residual, of_affine, evaluating)

@@ -85,6 +85,16 @@ def blend(running, c, inside, now, momentum):
 
 
 @triton.jit
+def store_saved(saved, c, inside, C, high, low, rstd, scale, shift):
+    """Rows 0 to 4."""
+    tl.store(saved + c, high, inside)
+    tl.store(saved + C + c, low, inside)
+    tl.store(saved + 2 * C + c, rstd, inside)
+    tl.store(saved + 3 * C + c, scale, inside)
+    tl.store(saved + 4 * C + c, shift, inside)
+
+
+@triton.jit
 def batch_affine(
     saved, weight, bias, running_mean, running_var, step, active, newest,
     c, inside, high, low, variance, C, eps, momentum, unbias, rmax, dmax, hold, rfull, dfull,
@@ -128,11 +138,7 @@ def batch_affine(
         scale, shift = scale * gamma, shift * gamma
     if bias is not None:
         shift += tl.load(bias + c, inside, 0.0).to(tl.float32)
-    tl.store(saved + c, high, inside)
-    tl.store(saved + C + c, low, inside)
-    tl.store(saved + 2 * C + c, rstd, inside)
-    tl.store(saved + 3 * C + c, scale, inside)
-    tl.store(saved + 4 * C + c, shift, inside)
+    store_saved(saved, c, inside, C, high, low, rstd, scale, shift)
     return scale, shift
 
 
@@ -153,17 +159,24 @@ def rstd_of(saved, c, inside, C):
 
 
 @triton.jit
-def running_affine(weight, bias, running_mean, running_var, c, inside, eps):
-    """Mean, scale and shift from the running values."""
+def running_affine(kept, weight, bias, running_mean, running_var, c, inside, first, C, eps):
+    """Mean in two floats, scale and shift from the running values.
+
+    Where `kept` is given and `first` holds, also writes them there, as rows of `saved`.
+    """
     mean = tl.load(running_mean + c, inside, 0.0).to(tl.float32)
     variance = tl.load(running_var + c, inside, 1.0).to(tl.float32)
     rstd = tl.div_rn(1.0, tl.sqrt_rn(variance + eps))
+    low = mean * 0.0
     scale, shift = rstd, rstd * 0.0
     if weight is not None:
         scale *= tl.load(weight + c, inside, 0.0).to(tl.float32)
     if bias is not None:
         shift += tl.load(bias + c, inside, 0.0).to(tl.float32)
-    return mean, scale, shift
+    if kept is not None:  # noqa: SIM102  (decided in compilation, the next when it runs)
+        if first:
+            store_saved(kept, c, inside, C, mean, low, rstd, scale, shift)
+    return mean, low, scale, shift
 
 
 @triton.jit

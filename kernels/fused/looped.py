@@ -63,13 +63,14 @@ def looped_backward(
     high, low, scale, shift = affine_of(saved, c, c < C, C)
     rstd = rstd_of(saved, c, c < C, C)
     sums, dots = gradient_sums(
-        g, x, residual, bits, d_residual, high, low, scale, shift, 0, tiles, block, rows, C, HW,
-        LAST, R, K, ACT, STAGES,
+        g, x, residual, bits, d_residual, dx if EVAL else None, high, low, scale, shift,
+        0, tiles, block, rows, C, HW, LAST, R, K, ACT, STAGES,
     )  # fmt: skip
     mean_g, mean_gx = backward_affine(
         saved, d_weight, d_bias, c, c < C, sums, dots * rstd, C, values, RENORM, EVAL
     )
-    x_gradient(
-        g, x, residual, bits, dx, high, low, scale, shift, mean_g, mean_gx * rstd,
-        0, tiles, block, rows, C, HW, LAST, R, K, ACT, STAGES,
-    )  # fmt: skip
+    if not EVAL:
+        x_gradient(
+            g, x, residual, bits, dx, high, low, scale, shift, mean_g, mean_gx * rstd,
+            0, tiles, block, rows, C, HW, LAST, R, K, ACT, STAGES,
+        )  # fmt: skip

@@ -91,10 +91,13 @@ def z_gradient(
 
 @triton.jit
 def gradient_sums(
-    g, x, residual, bits, d_residual, high, low, scale, shift, start, stop, block, rows, C, HW,
+    g, x, residual, bits, d_residual, dx, high, low, scale, shift, start, stop, block, rows, C, HW,
     LAST: tl.constexpr, R: tl.constexpr, K: tl.constexpr, ACT: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Σ dz and Σ dz·(x − mean); also writes dz, the residual's gradient, where asked."""
+    """Σ dz and Σ dz·(x − mean).
+
+    Where asked also writes dz, the residual's gradient, and scale·dz, that of x in evaluation.
+    """
     high, low = spread(high, LAST), spread(low, LAST)
     scale, shift = spread(scale, LAST), spread(shift, LAST)
     sums = tl.zeros((R, K), tl.float32)
@@ -112,6 +115,8 @@ def gradient_sums(
                 dz = dz.to(d_residual.dtype.element_ty)
                 tl.store(d_residual + base + offsets, dz, mask)
                 dz = dz.to(tl.float32)
+        if dx is not None:
+            tl.store(dx + base + offsets, (scale * dz).to(dx.dtype.element_ty), mask)
         dz = tl.where(mask, dz, 0.0)
         sums += dz
         dots += dz * ((v - high) - low)

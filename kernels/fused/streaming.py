@@ -65,20 +65,24 @@ def settle(
 
 @triton.jit(do_not_specialize=COUNTS)
 def apply(
-    x, y, saved, residual, bits, weight, bias, running_mean, running_var, eps,
+    x, y, saved, residual, bits, kept, weight, bias, running_mean, running_var, eps,
     rows, C8, HW8, tiles, per_split,
     LAST: tl.constexpr, AC: tl.constexpr, AH: tl.constexpr, R: tl.constexpr, K: tl.constexpr,
     ACT: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """φ(scale·(x − mean) + shift + residual); by the running values where `saved` is None."""
+    """φ(scale·(x − mean) + shift + residual).
+
+    By the running values where `saved` is None; `kept` then receives what it would hold.
+    """
     C, HW = C8 * AC, HW8 * AH
     block, split = tl.program_id(0), tl.program_id(1)
     c = channels_of(block, LAST, K)
     if saved is not None:
         high, low, scale, shift = affine_of(saved, c, c < C, C)
     else:
-        high, scale, shift = running_affine(weight, bias, running_mean, running_var, c, c < C, eps)
-        low = high * 0.0
+        high, low, scale, shift = running_affine(
+            kept, weight, bias, running_mean, running_var, c, c < C, split == 0, C, eps
+        )
     start = split * per_split
     stop = tl.minimum(start + per_split, tiles)
     normalize(
@@ -89,11 +93,11 @@ def apply(
 
 @triton.jit(do_not_specialize=COUNTS)
 def backward_stats(
-    g, x, saved, residual, bits, d_residual, staging, rows, C8, HW8, tiles, per_split, SPLITS,
+    g, x, saved, residual, bits, d_residual, dx, staging, rows, C8, HW8, tiles, per_split, SPLITS,
     LAST: tl.constexpr, AC: tl.constexpr, AH: tl.constexpr, R: tl.constexpr, K: tl.constexpr,
     ACT: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Σ dz and Σ dz·x̂ of one split; also writes dz, the residual's gradient, where asked."""
+    """Σ dz and Σ dz·x̂ of one split, where asked; dz and scale·dz, where asked (`passes`)."""
     C, HW = C8 * AC, HW8 * AH
     block, split = tl.program_id(0), tl.program_id(1)
     c = channels_of(block, LAST, K)
@@ -101,12 +105,13 @@ def backward_stats(
     start = split * per_split
     stop = tl.minimum(start + per_split, tiles)
     sums, dots = gradient_sums(
-        g, x, residual, bits, d_residual, high, low, scale, shift, start, stop, block, rows, C, HW,
-        LAST, R, K, ACT, STAGES,
+        g, x, residual, bits, d_residual, dx, high, low, scale, shift, start, stop, block,
+        rows, C, HW, LAST, R, K, ACT, STAGES,
     )  # fmt: skip
-    at, part = split * C + c, SPLITS * C
-    tl.store(staging + at, sums, c < C)
-    tl.store(staging + part + at, dots * rstd_of(saved, c, c < C, C), c < C)
+    if staging is not None:
+        at, part = split * C + c, SPLITS * C
+        tl.store(staging + at, sums, c < C)
+        tl.store(staging + part + at, dots * rstd_of(saved, c, c < C, C), c < C)
 
 
 @triton.jit(do_not_specialize=["C", "SPLITS"])
@@ -124,8 +129,9 @@ def backward_settle(
     mean_g, mean_gx = backward_affine(
         saved, d_weight, d_bias, c, c < C, sum_g, sum_gx, C, values, RENORM, EVAL
     )
-    tl.store(means + c, mean_g, c < C)
-    tl.store(means + C + c, mean_gx, c < C)
+    if means is not None:
+        tl.store(means + c, mean_g, c < C)
+        tl.store(means + C + c, mean_gx, c < C)
 
 
 @triton.jit(do_not_specialize=COUNTS)

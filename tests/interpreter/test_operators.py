@@ -34,15 +34,16 @@ def test_forward_and_backward_pass_opcheck(memory_format, renorm, act) -> None:
     _, saved, bits = operators.forward(*given, act, True)
     residual = given[1] if act == SILU else None
     g = torch.randn_like(given[0])
-    opcheck(operators.backward, (g, given[0], saved, residual, bits, act, True, False))
-    opcheck(operators.backward, (g, given[0], saved, None, bits[:0], act, False, True))
+    opcheck(operators.backward, (g, given[0], saved, residual, bits, act, True, True, False))
+    opcheck(operators.backward, (g, given[0], saved, None, bits[:0], act, False, True, True))
+    opcheck(operators.backward, (g, given[0], saved, None, bits[:0], act, False, False, True))
 
 
 @FORMATS
 def test_evaluation_passes_opcheck(memory_format) -> None:
     given = arguments(memory_format, renorm=False)[:6]
-    opcheck(operators.evaluate, (*given, EPS, RELU))
-    opcheck(operators.evaluate, (given[0], None, None, None, *given[4:], EPS, 0))
+    opcheck(operators.evaluate, (*given, EPS, RELU, True))
+    opcheck(operators.evaluate, (given[0], None, None, None, *given[4:], EPS, 0, False))
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
@@ -82,7 +83,9 @@ def launched(shape, memory_format, act, residual) -> tuple[list[str], list[str]]
         )  # fmt: skip
     with recording() as backward:
         kept = other if act == SILU else None
-        batch_launches.backward(layer.g.to("meta"), x, saved, kept, bits, act, residual, False)
+        batch_launches.backward(
+            layer.g.to("meta"), x, saved, kept, bits, act, residual, True, False
+        )
     return names(forward), names(backward)
 
 
@@ -97,6 +100,46 @@ def test_how_many_launches(memory_format, residual) -> None:
         ["stats", "settle", "apply"],
         ["backward_stats", "backward_settle", "backward_apply"],
     )
+
+
+@pytest.mark.parametrize(("frozen", "launched"), [
+    (True, ["backward_stats"]), (False, ["backward_stats", "backward_settle"]),
+])  # fmt: skip
+def test_evaluation_takes_one_pass_back(frozen, launched) -> None:
+    layer = case((16, 32, 16, 16), LAST, torch.float32, False, (0.0, 1.0))
+    x, _, w, b = layer.as_type(torch.float32)
+    w.requires_grad_(not frozen)
+    b.requires_grad_(not frozen)
+    y = kernels.evaluated(x, None, w, b, torch.zeros(32), torch.ones(32), EPS, RELU)
+    with recording() as launches:
+        y.backward(layer.g)
+    assert names(launches) == launched
+    assert (w.grad is None) == (b.grad is None) == frozen
+
+
+def test_a_gradient_that_nobody_needs_is_not_computed() -> None:
+    layer = case((3, 8, 5, 5), FIRST, torch.float32, True, (0.0, 1.0))
+    x, residual, w, b = layer.as_type(torch.float32)
+    y = kernels.batch_norm(x, residual.detach(), w.detach(), b, None, None, 0.1, EPS, RELU)
+    y.backward(layer.g)
+    assert w.grad is None
+    assert residual.grad is None
+    again = kernels.batch_norm(x, residual, w, b, None, None, 0.1, EPS, RELU)
+    both = torch.autograd.grad(again, (x, b), layer.g)
+    assert torch.equal(both[0], x.grad)
+    assert torch.equal(both[1], b.grad)
+
+
+def test_autograd_is_told_that_running_values_moved() -> None:
+    running = [torch.zeros(8), torch.ones(8)]
+    w = torch.ones(8, requires_grad=True)
+    kept = w * running[0]
+    kernels.batch_norm(torch.randn(3, 8, 5, 5), None, None, None, *running, 0.1, EPS)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        kept.sum().backward()
+    with torch.inference_mode():  # such tensors have no version
+        inside = [torch.zeros(8), torch.ones(8)]
+        kernels.batch_norm(torch.randn(3, 8, 5, 5), None, None, None, *inside, 0.1, EPS)
 
 
 @pytest.mark.parametrize(("act", "residual", "kept"), [

@@ -141,7 +141,7 @@ def _batch_norm(shape: Shape, form: _Form) -> None:
         running = channel if form.parameters else None
         y, saved, bits = batch_launches.forward(
             x, residual, weight, bias, running, running, 0.1, 1e-5, form.act, form.differentiated,
-            renorm,
+            count if form.parameters else None, renorm,
         )  # fmt: skip
     else:
         keep, bits = form.differentiated, x.new_empty(0)

@@ -80,16 +80,20 @@ def forward(
     eps: float,
     act: int,
     keep_bits: bool,
+    counted: Tensor | None,
     renorm: Renorm | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Training forward of a dense x: y, the rows of `saved` (channel_math.py), the mask of bits."""
+    """Training forward of a dense x: y, the rows of `saved` (channel_math.py), the mask of bits.
+
+    Raises `counted` by one; not beside `renorm`, whose step it would be.
+    """
     v = view(x, residual)
     y, saved, bits = outputs(x, act, residual is not None and keep_bits, renorm is not None)
     masked = bits if bits.numel() else None
     settled: dict[str, Any] = {
         "saved": saved, "weight": weight, "bias": bias,
         "running_mean": running_mean, "running_var": running_var,
-        **_of_renorm(renorm),
+        **_of_steps(counted, renorm),
         "eps": eps, "momentum": momentum, "unbias": v.values / (v.values - 1),
     }  # fmt: skip
     io: dict[str, Any] = {"x": x, "y": y, "residual": residual, "bits": masked}
@@ -209,14 +213,13 @@ def gradients(
     )
 
 
-def _of_renorm(renorm: Renorm | None) -> dict[str, Any]:
-    limits = (1.0, 0.0, 0.0, 1.0, 1.0) if renorm is None else renorm.limits
-    return {
-        "step": None if renorm is None else renorm.step,
-        "active": None if renorm is None else renorm.active,
-        "newest": None if renorm is None else renorm.newest,
-        **dict(zip(("rmax", "dmax", "hold", "rfull", "dfull"), limits, strict=True)),
-    }
+def _of_steps(counted: Tensor | None, renorm: Renorm | None) -> dict[str, Any]:
+    names = ("rmax", "dmax", "hold", "rfull", "dfull")
+    if renorm is None:
+        limits = dict(zip(names, (1.0, 0.0, 0.0, 1.0, 1.0), strict=True))
+        return {"step": counted, "active": None, "newest": None, **limits}
+    limits = dict(zip(names, renorm.limits, strict=True))
+    return {"step": renorm.step, "active": renorm.active, "newest": renorm.newest, **limits}
 
 
 def _pass(

@@ -25,13 +25,14 @@ class _Trained(torch.autograd.Function):
         weight: Tensor | None,
         bias: Tensor | None,
         running: tuple[Tensor | None, Tensor | None],
+        counted: Tensor | None,
         renorm: Renorm | None,
         momentum: float,
         eps: float,
         act: int,
         keep_bits: bool,
     ) -> Tensor:
-        counters = (renorm.step, renorm.active, renorm.newest) if renorm else (None,) * 3
+        counters = (renorm.step, renorm.active, renorm.newest) if renorm else (counted, None, None)
         y, saved, bits = operators.forward(
             x, residual, weight, bias, *running, *counters,
             [] if renorm is None else list(renorm.limits), momentum, eps, act, keep_bits,
@@ -42,7 +43,7 @@ class _Trained(torch.autograd.Function):
     @staticmethod
     @once_differentiable  # its own backward is not written: an error, not a wrong number
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        return *_gradients(ctx, g), None, None, None, None, None, None
+        return *_gradients(ctx, g), *(None,) * 7
 
 
 class _Evaluated(torch.autograd.Function):
@@ -114,6 +115,7 @@ def batch_norm(
     momentum: float,
     eps: float,
     act: int = IDENTITY,
+    counted: Tensor | None = None,
 ) -> Tensor:
     r"""φ(gamma·(x − μ)/√(σ² + eps) + beta + residual) by the batch's statistics.
 
@@ -129,12 +131,14 @@ def batch_norm(
         momentum: weight of the new batch in the running values.
         eps: added to the variance.
         act: code of φ (`activations.code_of`).
+        counted: training forwards so far, one int64, raised by one.
 
     Raises:
         ValueError: if a channel has fewer than two values, or a parameter or running value has not
             C of them.
     """
-    return _train(x, residual, weight, bias, (running_mean, running_var), None, momentum, eps, act)
+    running = (running_mean, running_var)
+    return _train(x, residual, weight, bias, running, counted, None, momentum, eps, act)
 
 
 def batch_renorm(
@@ -159,7 +163,7 @@ def batch_renorm(
         ValueError: as `batch_norm`.
     """
     running = (running_mean, running_var)
-    return _train(x, residual, weight, bias, running, renorm, momentum, eps, act)
+    return _train(x, residual, weight, bias, running, None, renorm, momentum, eps, act)
 
 
 def _train(
@@ -168,6 +172,7 @@ def _train(
     weight: Tensor | None,
     bias: Tensor | None,
     running: tuple[Tensor | None, Tensor | None],
+    counted: Tensor | None,
     renorm: Renorm | None,
     momentum: float,
     eps: float,
@@ -180,7 +185,7 @@ def _train(
         )
     given = _prepared(x, residual, weight, bias, running)
     keep_bits = _differentiated(given)
-    y: Tensor = _Trained.apply(*given, running, renorm, momentum, eps, act, keep_bits)
+    y: Tensor = _Trained.apply(*given, running, counted, renorm, momentum, eps, act, keep_bits)
     return y
 
 

@@ -19,11 +19,13 @@ from normbench.kernels.fused.library import operator
 
 
 def _forward_like(x: Tensor, residual: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    step, act, keep_bits = rest[4], rest[-2], rest[-1]
-    return launches.outputs(x, act, residual is not None and keep_bits, step is not None)
+    active, act, keep_bits = rest[5], rest[-2], rest[-1]
+    return launches.outputs(x, act, residual is not None and keep_bits, active is not None)
 
 
-@operator("batch_norm", _forward_like, mutates=("running_mean", "running_var", "active", "newest"))
+@operator(
+    "batch_norm", _forward_like, mutates=("running_mean", "running_var", "step", "active", "newest")
+)
 def forward(
     x: Tensor,
     residual: Tensor | None,
@@ -40,14 +42,17 @@ def forward(
     act: int,
     keep_bits: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Training forward: y, the rows of `saved` and the mask of bits (`batch_launches.forward`)."""
+    """Training forward: y, the rows of `saved` and the mask of bits (`batch_launches.forward`).
+
+    With `active` and `newest` a Batch Renorm's, which leaves `step` as it is.
+    """
     renorm = None
     if step is not None and active is not None and newest is not None:
         rmax, dmax, hold, rfull, dfull = limits
         renorm = Renorm(step, active, newest, (rmax, dmax, hold, rfull, dfull))
     return launches.forward(
         x, residual, weight, bias, running_mean, running_var, momentum, eps, act, keep_bits,
-        renorm,
+        step, renorm,
     )  # fmt: skip
 
 

@@ -103,7 +103,8 @@ def batch_affine(
     """Writes `saved`, moves the running values; returns scale and shift.
 
     Batch Renorm's r and d come from the running values as they were before. It averages σ, and
-    keeps σ² − eps: its running variance is used as any other.
+    keeps σ² − eps: its running variance is used as any other. All of its programs read the step,
+    so that none can raise it; for a batch norm, which has no schedule, the first one does.
     """
     std = tl.sqrt_rn(variance + eps)
     rstd = tl.div_rn(1.0, std)
@@ -129,8 +130,12 @@ def batch_affine(
         new_std = old_std + momentum * (std - old_std)
         new_var = new_std * new_std - eps
         tl.store(running_var + c, new_var.to(running_var.dtype.element_ty), inside)
-    elif running_var is not None:
-        blend(running_var, c, inside, variance * unbias, momentum)
+    else:
+        if step is not None:  # noqa: SIM102  (decided in compilation, the next when it runs)
+            if tl.program_id(0) == 0:
+                tl.store(step, tl.load(step) + 1)
+        if running_var is not None:
+            blend(running_var, c, inside, variance * unbias, momentum)
     if running_mean is not None:
         blend(running_mean, c, inside, high + low, momentum)
     if weight is not None:

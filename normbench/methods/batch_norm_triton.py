@@ -70,5 +70,5 @@ class BatchNormTriton(FusedNorm, BatchNorm):
             self.check(x)
             return kernels.evaluated(x, residual, *affine, self.eps, act)
         self.check_batch(x)
-        self.num_batches_tracked.add_(1)
-        return kernels.batch_norm(x, residual, *affine, self.momentum, self.eps, act)
+        counted = self.num_batches_tracked
+        return kernels.batch_norm(x, residual, *affine, self.momentum, self.eps, act, counted)

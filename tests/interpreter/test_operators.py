@@ -79,7 +79,7 @@ def launched(shape, memory_format, act, residual) -> tuple[list[str], list[str]]
     x, other, w, b = (None if t is None else t.to("meta") for t in layer.tensors())
     with recording() as forward:
         _, saved, bits = batch_launches.forward(
-            x, other, w, b, w, w, 0.1, EPS, act, True, None
+            x, other, w, b, w, w, 0.1, EPS, act, True, None, None
         )  # fmt: skip
     with recording() as backward:
         kept = other if act == SILU else None
@@ -128,6 +128,16 @@ def test_a_gradient_that_nobody_needs_is_not_computed() -> None:
     both = torch.autograd.grad(again, (x, b), layer.g)
     assert torch.equal(both[0], x.grad)
     assert torch.equal(both[1], b.grad)
+
+
+@FORMATS
+@pytest.mark.parametrize("shape", [(3, 80, 5, 5), (40, 80, 16, 16)], ids=str)
+def test_one_program_counts_the_step(memory_format, shape) -> None:
+    layer = case(shape, memory_format, torch.float32, False, (0.0, 1.0))
+    counted = torch.tensor(6)
+    for _ in range(2):
+        kernels.batch_norm(*layer.tensors(), None, None, 0.1, EPS, RELU, counted)
+    assert counted == 8
 
 
 def test_autograd_is_told_that_running_values_moved() -> None:

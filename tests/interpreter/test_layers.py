@@ -51,7 +51,7 @@ def losses(model: nn.Module, steps: int) -> list[float]:
 
 @pytest.mark.parametrize(
     ("fused", "eager", "params"),
-    [METHODS[0], *(pytest.param(*method, marks=pytest.mark.slow) for method in METHODS[1:3])],
+    [METHODS[0], *(pytest.param(*METHODS[n], marks=pytest.mark.slow) for n in (1, 2, 4))],
     ids=lambda v: str(v)[:20],
 )
 def test_ten_training_steps_of_a_swapped_resnet18(fused, eager, params) -> None:

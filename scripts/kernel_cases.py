@@ -169,19 +169,35 @@ def proxy_norm_forms(shape: Shape) -> Iterator[tuple[str, Callable[[], object]]]
     for name, act, groups, exact, depth in _PROXY_NORM:
         if depth <= shape.depth and shape.depth and shape.sizes[1] % groups == 0:
             settings = proxy_launches.Settings(act, groups, 1e-5, 0.03, exact)
-            yield name, functools.partial(_proxy_norm, shape, settings)
+            yield name, functools.partial(_of_samples, shape, settings, 4)
 
 
-def _proxy_norm(shape: Shape, settings: proxy_launches.Settings) -> None:
-    x = shape.tensor()
-    learned = proxy_launches.Learned(*(torch.empty(shape.sizes[1], device="meta"),) * 4)
+def _of_samples(shape: Shape, settings: proxy_launches.Settings, parameters: int) -> None:
+    x, channel = shape.tensor(), torch.empty(shape.sizes[1], device="meta")
+    learned = proxy_launches.Learned(*[channel] * parameters, *[None] * (4 - parameters))
     y, statistics, moments = proxy_launches.forward(x, learned, settings)
     proxy_launches.backward(y, x, statistics, moments, learned, settings)
 
 
-FAMILIES: tuple[Forms, ...] = (batch_norm_forms, proxy_norm_forms)
+_GROUP_NORM = (
+    ("group+relu", RELU, 32, 2, 1),
+    ("layer+silu", SILU, 1, 2, 2),
+    ("group+relu+bare", RELU, 32, 0, 2),
+)
+"""Name, activation, groups, number of parameters, depth."""
 
-ELSEWHERE = {"relu", "add+relu", "proxy+relu"}
+
+def group_norm_forms(shape: Shape) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Group norm and layer norm over C,H,W, forward and backward, in shapes of some depth."""
+    for name, act, groups, parameters, depth in _GROUP_NORM:
+        if depth <= shape.depth and shape.sizes[1] % groups == 0:
+            settings = proxy_launches.Settings(act, groups, 1e-5, 0.0, exact=False)
+            yield name, functools.partial(_of_samples, shape, settings, parameters)
+
+
+FAMILIES: tuple[Forms, ...] = (batch_norm_forms, proxy_norm_forms, group_norm_forms)
+
+ELSEWHERE = {"relu", "add+relu", "proxy+relu", "group+relu"}
 """Forms that are compiled for the other targets too, with channels last."""
 
 

@@ -20,6 +20,11 @@ from normbench.timing.contestants import FOREIGN
 BATCHES = (32, 2, 256, 8, 128)
 MAIN_PEERS = ("eager", "compiled", "eager_nchw", "eager_fp16")
 FEW_PEERS = ("eager", "compiled")
+GROUP_NORMS = (
+    ("group_norm_triton", "nhwc"),
+    ("group_norm_triton", "nchw"),
+    ("layer_norm_chw_triton", "nhwc"),
+)
 MAIN_SHAPES = 6
 """Shapes followed by an activation that hold most of ResNet-50's elements."""
 
@@ -66,6 +71,8 @@ def kernel_cells() -> list[Cell]:
             for slot in main:
                 cell = kernel_cell("proxy_norm_triton", form, slot, 32, ("eager",), layout)
                 cells.append(cell)
+    for method, layout in GROUP_NORMS:
+        cells += [kernel_cell(method, "relu", slot, 32, ("eager",), layout) for slot in main]
     cells += _batch_norm(main, (32, 256), FEW_PEERS, layout="nchw")
     cells += _batch_norm(main, (32, 256), FEW_PEERS, precision="fp16")
     for slot in main:

@@ -152,6 +152,15 @@ def load_channels(values, c, inside):
 
 
 @triton.jit
+def load_weight(weight, c, inside):
+    """Gamma of the block's channels in float32; ones for None."""
+    if weight is not None:
+        return tl.load(weight + c, inside, 0.0).to(tl.float32)
+    else:
+        return c * 0.0 + 1.0
+
+
+@triton.jit
 def load_moments(moments, c, inside, C, PROXY: tl.constexpr):
     """The proxy's m and s; 0 and 1 where there is none."""
     if PROXY:
@@ -162,29 +171,31 @@ def load_moments(moments, c, inside, C, PROXY: tl.constexpr):
 
 @triton.jit
 def proxy_output(v, high, low, scale, shift, m, s, ACT: tl.constexpr, PROXY: tl.constexpr):
-    """(φ(z) − m)·s; z without a proxy."""
-    z = affine(v, high, low, scale, shift)
+    """(φ(z) − m)·s; φ(z) without a proxy."""
+    phi = activate(affine(v, high, low, scale, shift), ACT)
     if PROXY:
-        return (activate(z, ACT) - m) * s
+        return (phi - m) * s
     else:
-        return z
+        return phi
 
 
 @triton.jit
-def z_gradient(g, v, high, low, scale, shift, ACT: tl.constexpr, PROXY: tl.constexpr):
+def z_gradient(g, v, high, low, scale, shift, ACT: tl.constexpr):
     """g·φ′(z) without the factor s; z is the very one of the forward."""
-    if PROXY:
-        return activate_backward(g, affine(v, high, low, scale, shift), ACT)
-    else:
-        return g
+    return activate_backward(g, affine(v, high, low, scale, shift), ACT)
 
 
 @triton.jit
-def store_sums(sums, program, PROGRAMS, c, inside, C, du, duy, out_g, out_phi, PROXY: tl.constexpr):
-    """A program's sums per channel, rows of `PROGRAMS` times C values."""
+def store_sums(
+    sums, weight, bias, program, PROGRAMS, c, inside, C, du, duy, out_g, out_phi,
+    PROXY: tl.constexpr,
+):  # fmt: skip
+    """A program's sums per channel, rows of `PROGRAMS` times C values: those that are asked for."""
     at = program * C + c
-    tl.store(sums + at, duy, inside)
-    if PROXY:
+    if weight is not None:
+        tl.store(sums + at, duy, inside)
+    if bias is not None:
         tl.store(sums + PROGRAMS * C + at, du, inside)
+    if PROXY:
         tl.store(sums + 2 * PROGRAMS * C + at, out_g, inside)
         tl.store(sums + 3 * PROGRAMS * C + at, out_phi, inside)

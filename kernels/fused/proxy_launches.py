@@ -1,5 +1,6 @@
-"""The launches of Proxy Normalization: which kernels, with which tiles.
+"""The launches of Proxy Normalization and of group norm: which kernels, with which tiles.
 
+Group norm is Proxy Normalization without a proxy: φ(gamma·y + beta), each of the two or none given.
 Statistics belong to samples: where x is larger than the L2 cache, the passes can go through the
 batch in chunks that fit, so that the second reads find their values there (`chunked`, off unless
 asked: it takes more launches). The cut into programs is that of one chunk either way, and every
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from normbench.kernels.fused import proxy_resident, proxy_streaming, proxy_table
-from normbench.kernels.fused.activations import RELU
+from normbench.kernels.fused.activations import IDENTITY, RELU
 from normbench.kernels.fused.launch import Launch, power_of_two, run
 from normbench.kernels.fused.proxy_cuts import (
     TILE,
@@ -39,12 +40,22 @@ TABLE = 4096
 
 
 class Learned(NamedTuple):
-    """The parameters, C values each; without a proxy the weight alone."""
+    """The parameters, C values each; with a proxy all four, without one any of the first two."""
 
-    weight: Tensor
+    weight: Tensor | None
     bias: Tensor | None
     proxy_weight: Tensor | None
     proxy_bias: Tensor | None
+
+    @property
+    def has_proxy(self) -> bool:
+        """Whether φ is normalized by its moments."""
+        return self.proxy_weight is not None
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is none."""
+        return all(p is None for p in self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +105,13 @@ class _Layer:
 
     @property
     def flags(self) -> dict[str, int | bool]:
-        return {"ACT": self.to.act, "PROXY": self.learned.bias is not None}
+        return {"ACT": self.to.act, "PROXY": self.learned.has_proxy}
+
+    @property
+    def flags_of_channels(self) -> dict[str, int | bool]:
+        """Of the small kernels: without a proxy the activation is nothing to them."""
+        act = self.to.act if self.learned.has_proxy else IDENTITY
+        return {"ACT": act, "PROXY": self.learned.has_proxy}
 
     @property
     def at_once(self) -> int:
@@ -115,7 +132,7 @@ def forward(x: Tensor, learned: Learned, to: Settings) -> tuple[Tensor, Tensor, 
     v = sample_view(x, to.groups)
     y = torch.empty_like(x)
     statistics = x.new_empty((3, v.samples * v.groups), dtype=torch.float32)
-    of_proxy = 0 if learned.bias is None else v.channels
+    of_proxy = v.channels if learned.has_proxy else 0
     moments = x.new_empty((2, of_proxy), dtype=torch.float32)
     layer = _Layer(x, learned, to, v, statistics, moments)
     settle: dict[str, Any] = {
@@ -123,7 +140,7 @@ def forward(x: Tensor, learned: Learned, to: Settings) -> tuple[Tensor, Tensor, 
         "eps": to.eps, "proxy_eps": to.proxy_eps,
     }  # fmt: skip
     if (cut := resident_cut(v, x.device)) is not None:
-        if learned.bias is not None:
+        if learned.has_proxy:
             _small(proxy_table.settle, layer, 1, slice(0, 0), True, {**settle, "staging": None})
         given = layer.of_x(y=y, values=float(v.values), eps=to.eps)
         _whole(proxy_resident.resident_forward, layer, cut, given)
@@ -143,7 +160,7 @@ def _stream_forward(layer: _Layer, y: Tensor, settle: Mapping[str, Any]) -> None
     for chunk in layer.chunks(cut):
         wide = slice(chunk.start * each, chunk.stop * each)
         _pass(proxy_streaming.stats, runs, first, wide, {"x": x, "staging": staging}, {})
-        channels = chunk.start == 0 and layer.learned.bias is not None
+        channels = chunk.start == 0 and layer.learned.has_proxy
         given = {**settle, "staging": staging}
         _small(proxy_table.settle, layer, parts, chunk, channels, given)
         _pass(proxy_streaming.apply, v, cut, chunk, layer.of_x(y=y), layer.flags)
@@ -165,7 +182,8 @@ def backward(
         settle |= {**given, "groups": None, "means": None}
         given |= layer.of_x(g=g, dx=dx, values=float(layer.v.values))
         _whole(proxy_resident.resident_backward, layer, cut, given)
-        _small(proxy_table.backward_settle, layer, 1, slice(0, 0), True, settle)
+        if not learned.empty:
+            _small(proxy_table.backward_settle, layer, 1, slice(0, 0), True, settle)
     else:
         _stream_backward(layer, g, dx, settle)
     return dx, of[0], of[1], of[2], of[3]
@@ -185,16 +203,19 @@ def _stream_backward(layer: _Layer, g: Tensor, dx: Tensor, settle: Mapping[str, 
         given = layer.of_x(g=g, groups=groups, **sums)
         _pass(proxy_streaming.backward_stats, v, first, chunk, given, layer.flags)
         given = {**settle, **sums, "groups": groups, "means": means}
-        last = chunk.stop == v.samples
+        last = chunk.stop == v.samples and not layer.learned.empty
         _small(proxy_table.backward_settle, layer, parts, chunk, last, given)
         given = layer.of_x(g=g, means=means, dx=dx)
         _pass(proxy_streaming.backward_apply, v, cut, chunk, given, layer.flags)
 
 
 def _sums(layer: _Layer, cut: SampleCut) -> dict[str, Any]:
-    """Room for the sums per channel of every program."""
+    """Room for the sums per channel of every program; none where no parameter needs them."""
     programs = cut.programs(layer.v.samples)
-    sums = layer.x.new_empty((4, programs, layer.v.channels), dtype=torch.float32)
+    if layer.learned.empty:
+        return {"sums": None, "PROGRAMS": programs}
+    rows = 4 if layer.learned.has_proxy else 2
+    sums = layer.x.new_empty((rows, programs, layer.v.channels), dtype=torch.float32)
     return {"sums": sums, "PROGRAMS": programs}
 
 
@@ -242,7 +263,7 @@ def _small(
         "FIRST": first, "STOP": stop, "MERGERS": mergers,
     }  # fmt: skip
     fixed = {
-        **layer.flags, "RULE": rule, "SP": power_of_two(parts),
+        **layer.flags_of_channels, "RULE": rule, "SP": power_of_two(parts),
         "COLUMN_BLOCK": column_block, "CHANNEL_BLOCK": channel_block,
     }  # fmt: skip
     if kernel is proxy_table.backward_settle:

@@ -1,4 +1,4 @@
-"""Proxy Normalization where the groups of a block fit into one program's registers: one read.
+"""Proxy and group norm where the groups of a block fit into one program's registers: one read.
 
 Forward moves 2 values per element (read x, write y), backward 3. A program of a small tile goes
 through several samples of its block of channels (LOOP).
@@ -18,6 +18,7 @@ from normbench.kernels.fused.proxy_device import (
     in_tile,
     load_channels,
     load_moments,
+    load_weight,
     of_group,
     over_positions,
     proxy_output,
@@ -53,7 +54,7 @@ def sample_forward(
     store_group(statistics, N + n, G, low, c, first, inside, CG, MANY)
     store_group(statistics, 2 * N + n, G, rstd, c, first, inside, CG, MANY)
     high, low = in_tile(high, LAST, MANY), in_tile(low, LAST, MANY)
-    scale = in_tile(load_channels(weight, c, inside) * rstd, LAST, True)
+    scale = in_tile(load_weight(weight, c, inside) * rstd, LAST, True)
     shift = in_tile(load_channels(bias, c, inside), LAST, True)
     m, s = load_moments(moments, c, inside, C, PROXY)
     m, s = in_tile(m, LAST, True), in_tile(s, LAST, True)
@@ -92,7 +93,7 @@ def sample_backward(
 ):  # fmt: skip
     """The gradient of x in one sample and its sums per channel."""
     high, low, rstd = statistics_of(statistics, n, N, G, c, first, inside, CG, MANY)
-    gamma, shift = load_channels(weight, c, inside), load_channels(bias, c, inside)
+    gamma, shift = load_weight(weight, c, inside), load_channels(bias, c, inside)
     scale, shift = in_tile(gamma * rstd, LAST, True), in_tile(shift, LAST, True)
     high, low = in_tile(high, LAST, MANY), in_tile(low, LAST, MANY)
     base, offsets, mask = tile_at(n, 0, first, inside, C, HW, LAST, R, K)
@@ -103,7 +104,7 @@ def sample_backward(
     if PROXY:
         phi = activate(affine(v, high, low, scale, shift), ACT) - in_tile(m, LAST, True)
         sum_g, sum_phi = over_positions(dy, LAST), over_positions(dy * phi, LAST)
-    dz = tl.where(mask, z_gradient(dy, v, high, low, scale, shift, ACT, PROXY), 0.0)
+    dz = tl.where(mask, z_gradient(dy, v, high, low, scale, shift, ACT), 0.0)
     centred = (v - high) - low
     du, duy = over_positions(dz, LAST) * s, over_positions(dz * centred, LAST) * s * rstd
     away = of_group(gamma * du, c, inside, CG, MANY) / values
@@ -138,4 +139,6 @@ def resident_backward(
                 N, C, HW, G, CG, values, LAST, MANY, R, K, ACT, PROXY,
             )  # fmt: skip
             du, duy, sum_g, sum_phi = du + one, duy + two, sum_g + three, sum_phi + four
-    store_sums(sums, program, PROGRAMS, c, inside, C, du, duy, sum_g, sum_phi, PROXY)
+    store_sums(
+        sums, weight, bias, program, PROGRAMS, c, inside, C, du, duy, sum_g, sum_phi, PROXY,
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Proxy Normalization over samples of any size, each value read from memory twice.
+"""Proxy Normalization and group norm over samples of any size, each value read twice.
 
 Forward: `stats` (a partial result per part of a sample and group), `settle` (proxy_table.py),
 `apply`. Backward: `backward_stats`, `backward_settle`, `backward_apply`. The passes that write run
@@ -6,8 +6,9 @@ in reverse, programs and their tiles: the last ones read are still in the L2 cac
 fixed order.
 
 `statistics` holds float32 rows of N·G values: mean, what its float leaves over, 1/σ, with
-σ = √(variance + eps). `moments` holds rows of C values: m and s of the proxy. `skip` is the number
-of the first program along the grid's second axis, for launches over a part of the batch.
+σ = √(variance + eps). `moments` holds rows of C values: m and s of the proxy; without one m is 0
+and s is 1. `skip` is the number of the first program along the grid's second axis, for launches
+over a part of the batch.
 """
 
 # Triton reads the annotations of jitted functions: no `from __future__ import annotations` here.
@@ -24,6 +25,7 @@ from normbench.kernels.fused.proxy_device import (
     load_channels,
     load_group,
     load_moments,
+    load_weight,
     of_group,
     over_positions,
     positions_of,
@@ -98,7 +100,7 @@ def apply(
     c, inside, first, _ = block_of(tl.program_id(0), C, U8 * AU, PIECES, LAST, R, K)
     program = skip + tl.num_programs(1) - 1 - tl.program_id(1)
     start, stop, part = samples_of(program, N, PARTS, PER_PROGRAM)
-    gamma = in_tile(load_channels(weight, c, inside), LAST, True)
+    gamma = in_tile(load_weight(weight, c, inside), LAST, True)
     shift = in_tile(load_channels(bias, c, inside), LAST, True)
     m, s = load_moments(moments, c, inside, C, PROXY)
     m, s = in_tile(m, LAST, True), in_tile(s, LAST, True)
@@ -144,7 +146,7 @@ def backward_stats(
     out_phi = tl.zeros((R, K), tl.float32)
     for n in tl.range(start, stop):
         high, low, rstd = statistics_of(statistics, n, N, G, c, first, inside, CG, MANY)
-        scale = in_tile(load_channels(weight, c, inside) * rstd, LAST, True)
+        scale = in_tile(load_weight(weight, c, inside) * rstd, LAST, True)
         high, low = in_tile(high, LAST, MANY), in_tile(low, LAST, MANY)
         du = tl.zeros((R, K), tl.float32)
         duy = tl.zeros((R, K), tl.float32)
@@ -152,7 +154,7 @@ def backward_stats(
             base, offsets, mask = tile_at(n, p, first, inside, C, HW, LAST, R, K)
             v = tl.load(x + base + offsets, mask, 0.0).to(tl.float32)
             dy = tl.load(g + base + offsets, mask, 0.0).to(tl.float32)
-            dz = tl.where(mask, z_gradient(dy, v, high, low, scale, at, ACT, PROXY), 0.0)
+            dz = tl.where(mask, z_gradient(dy, v, high, low, scale, at, ACT), 0.0)
             du += dz
             duy += dz * ((v - high) - low)
             if PROXY:
@@ -161,7 +163,7 @@ def backward_stats(
                 out_phi += dy * (phi - m)
         # Loaded anew: a value per channel that is kept over the loop costs registers.
         _, s = load_moments(moments, c, inside, C, PROXY)
-        gamma = load_channels(weight, c, inside)
+        gamma = load_weight(weight, c, inside)
         channel_du = over_positions(du, LAST) * s
         channel_duy = over_positions(duy, LAST) * s * rstd
         all_du += channel_du
@@ -172,7 +174,10 @@ def backward_stats(
         store_group(groups, entry, G, group_du, c, first, inside, CG, MANY)
         store_group(groups, row + entry, G, group_duy, c, first, inside, CG, MANY)
     all_g, all_phi = over_positions(out_g, LAST), over_positions(out_phi, LAST)
-    store_sums(sums, program, PROGRAMS, c, inside, C, all_du, all_duy, all_g, all_phi, PROXY)
+    store_sums(
+        sums, weight, bias, program, PROGRAMS, c, inside, C, all_du, all_duy, all_g, all_phi,
+        PROXY,
+    )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=COUNTS)
@@ -188,7 +193,7 @@ def backward_apply(
     c, inside, first, _ = block_of(tl.program_id(0), C, U8 * AU, PIECES, LAST, R, K)
     program = skip + tl.num_programs(1) - 1 - tl.program_id(1)
     start, stop, part = samples_of(program, N, PARTS, PER_PROGRAM)
-    gamma = in_tile(load_channels(weight, c, inside), LAST, True)
+    gamma = in_tile(load_weight(weight, c, inside), LAST, True)
     shift = in_tile(load_channels(bias, c, inside), LAST, True)
     _, s = load_moments(moments, c, inside, C, PROXY)
     factor = gamma * in_tile(s, LAST, True)
@@ -207,6 +212,6 @@ def backward_apply(
         base, offsets, mask = tile_at(n, tile % TILES, first, inside, C, HW, LAST, R, K)
         v = tl.load(x + base + offsets, mask, 0.0).to(tl.float32)
         dy = tl.load(g + base + offsets, mask, 0.0).to(tl.float32)
-        dz = z_gradient(dy, v, high, low, gamma * rstd, shift, ACT, PROXY)
+        dz = z_gradient(dy, v, high, low, gamma * rstd, shift, ACT)
         out = rstd * (factor * dz - away - ((v - high) - low) * slope)
         tl.store(dx + base + offsets, out.to(dx.dtype.element_ty), mask)

@@ -1,4 +1,4 @@
-"""What Proxy Normalization computes per channel and per sample: small kernels beside the passes.
+"""What is computed per channel and per sample beside the passes: small kernels.
 
 Of u = a·ξ + b with a = gamma·(1 + g̃), b = gamma·b̃ + beta: m = E φ(u), v = E (φ(u) − m)² and
 s = 1/√(v + proxy_eps), over 200 midpoint quantiles (RULE 0), by 32 Gauss-Hermite nodes (RULE 1), or
@@ -218,22 +218,28 @@ def parameter_gradients(
     ACT: tl.constexpr, RULE: tl.constexpr, PROXY: tl.constexpr,
     ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of the parameters of some channels, through z and through m and s."""
+    """Gradients of the parameters of some channels, through z and, of a proxy, m and s."""
     row = PROGRAMS * C
-    d_gamma = over_programs(sums, c, inside, C, PROGRAMS, ROWS, WIDTH)
-    if PROXY:
+    if weight is not None:
+        d_gamma = over_programs(sums, c, inside, C, PROGRAMS, ROWS, WIDTH)
+    if bias is not None:
         d_beta = over_programs(sums + row, c, inside, C, PROGRAMS, ROWS, WIDTH)
+    if PROXY:
         sum_g = over_programs(sums + 2 * row, c, inside, C, PROGRAMS, ROWS, WIDTH)
         d_s = over_programs(sums + 3 * row, c, inside, C, PROGRAMS, ROWS, WIDTH)
         gamma, stretch, move, a, b = proxy_of(weight, bias, proxy_weight, proxy_bias, c, inside)
         s = tl.load(moments + C + c, inside, 0.0)
         d_a, d_b = proxy_backward(a, b, -s * sum_g, -0.5 * s * s * s * d_s, ACT, RULE)
         d_gamma += d_a * stretch + d_b * move
-        tl.store(d_bias + c, (d_beta + d_b).to(d_bias.dtype.element_ty), inside)
+        d_beta += d_b
+    if bias is not None:
+        tl.store(d_bias + c, d_beta.to(d_bias.dtype.element_ty), inside)
+    if PROXY:
         d_g, d_move = d_a * gamma, d_b * gamma
         tl.store(d_proxy_weight + c, d_g.to(d_proxy_weight.dtype.element_ty), inside)
         tl.store(d_proxy_bias + c, d_move.to(d_proxy_bias.dtype.element_ty), inside)
-    tl.store(d_weight + c, d_gamma.to(d_weight.dtype.element_ty), inside)
+    if weight is not None:
+        tl.store(d_weight + c, d_gamma.to(d_weight.dtype.element_ty), inside)
 
 
 @triton.jit(do_not_specialize=COUNTS)

@@ -27,6 +27,8 @@ METHODS = {
     "batch_norm_triton": {},
     "batch_renorm_triton": RENORM,
     "proxy_norm_triton": {"groups": 4},
+    "group_norm_triton": {"groups": 4},
+    "layer_norm_chw_triton": {},
 }
 BATCH_NORMS = ("batch_norm_triton", "batch_renorm_triton")
 LAYOUTS = pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from traffic import Traffic, counted
 from triton.runtime.errors import InterpreterError
 
 from normbench.kernels.fused import batch_norm as kernels
+from normbench.kernels.fused import proxy_cuts
+from normbench.kernels.fused.group_norm import group_norm
 from normbench.kernels.fused.launch import recording
 from normbench.kernels.fused.launch import run as launch
 from normbench.kernels.fused.tiles import view
@@ -77,6 +79,27 @@ def test_training(how, memory_format, act, residual, forward, backward) -> None:
     with counted() as read:
         y.backward(layer.g)
     within_budget(read, layer.x, backward[(STREAMING, LOOPED, RESIDENT).index(how)])
+
+
+@pytest.mark.parametrize(
+    ("how", "memory_format", "shape", "groups", "forward", "backward"),
+    [
+        (STREAMING, LAST, (1, 32, 40, 40), 2, 3, 5),
+        (STREAMING, FIRST, (1, 32, 40, 40), 1, 3, 5),
+        (RESIDENT, LAST, (4, 64, 14, 14), 2, 2, 3),
+    ],
+)
+def test_group_norm_and_relu(how, memory_format, shape, groups, forward, backward) -> None:
+    layer = case(shape, memory_format, torch.bfloat16, False, (0.0, 1.0))
+    cut = proxy_cuts.resident_cut(proxy_cuts.sample_view(layer.x, groups), layer.x.device)
+    assert (cut is None) == (how == STREAMING)
+    x, _, *affine = layer.as_type(torch.bfloat16)
+    with counted() as read:
+        y = group_norm(x, *affine, groups, 1e-5, RELU)
+    within_budget(read, layer.x, forward)
+    with counted() as read:
+        y.backward(layer.g)
+    within_budget(read, layer.x, backward)
 
 
 @LARGE

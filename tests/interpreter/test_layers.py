@@ -22,6 +22,8 @@ METHODS = [
     ("batch_renorm_triton", "batch_renorm", RENORM),
     ("proxy_norm_triton", "proxy_norm", {}),
     ("proxy_norm_triton", "proxy_norm", {"groups": 4, "exact": True}),
+    ("group_norm_triton", "group_norm", {"groups": 4}),
+    ("layer_norm_chw_triton", "layer_norm_chw", {"affine": False}),
 ]
 
 
@@ -49,7 +51,7 @@ def losses(model: nn.Module, steps: int) -> list[float]:
 
 @pytest.mark.parametrize(
     ("fused", "eager", "params"),
-    [METHODS[0], *(pytest.param(*method, marks=pytest.mark.slow) for method in METHODS[1:3])],
+    [METHODS[0], *(pytest.param(*METHODS[n], marks=pytest.mark.slow) for n in (1, 2, 4))],
     ids=lambda v: str(v)[:20],
 )
 def test_ten_training_steps_of_a_swapped_resnet18(fused, eager, params) -> None:
@@ -70,10 +72,8 @@ def test_ten_training_steps_of_a_swapped_resnet18(fused, eager, params) -> None:
 def step(layer: nn.Module, act: nn.Module, x: Tensor, residual: Tensor | None) -> list[Tensor]:
     """Output and gradients; an eager layer gets residual and activation applied behind it."""
     leaf = x.detach().requires_grad_()
-    if hasattr(layer, "own"):
-        y = layer(leaf, residual)
-    elif residual is None and "proxy" in type(layer).__name__.lower():
-        y = layer(leaf)
+    if hasattr(layer, "act"):
+        y = layer(leaf) if residual is None else layer(leaf, residual)
     else:
         y = act(layer(leaf) if residual is None else layer(leaf) + residual)
     parameters = list(layer.parameters())
@@ -95,7 +95,7 @@ def test_a_layer_is_its_eager_ancestor(fused, eager, params, act) -> None:
             other.copy_(mine)
     for training in (True, True, True, False):
         x, residual = torch.randn(4, 16, 6, 6) * 2 + 1, torch.randn(4, 16, 6, 6)
-        given = None if eager == "proxy_norm" else residual
+        given = residual if get(fused).fuses_residual else None
         found = step(ours.train(training), act, x, given)
         expected = step(theirs.train(training), act, x, given)
         for a, b in zip(found, expected, strict=True):
@@ -115,7 +115,9 @@ def test_under_autocast(fused, eager, params, dtype) -> None:
         assert parameter.grad.isfinite().all()
 
 
-@pytest.mark.parametrize(("fused", "eager", "params"), METHODS[:3], ids=lambda v: str(v)[:20])
+@pytest.mark.parametrize(
+    ("fused", "eager", "params"), [*METHODS[:3], METHODS[4]], ids=lambda v: str(v)[:20]
+)
 def test_compiled_whole(fused, eager, params) -> None:
     layer = normbench.build(fused, 16, act=nn.ReLU(), **params)
     twin = copy.deepcopy(layer)

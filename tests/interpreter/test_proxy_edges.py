@@ -24,6 +24,7 @@ from triton.runtime.interpreter import InterpreterBuilder as Builder
 
 from normbench.kernels.fused import proxy_cuts, proxy_launches
 from normbench.kernels.fused import proxy_norm as kernels
+from normbench.kernels.fused import proxy_operators as operators
 from normbench.kernels.fused.launch import recording
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
@@ -145,12 +146,12 @@ def test_other_refusals() -> None:
 def test_the_operators_pass_opcheck(last, proxy) -> None:
     made = case((2, 8, 5, 5), last, 2, SILU if proxy else 0, proxy=proxy)
     parameters = [*made.parameters, *[None] * 3][:4]
-    opcheck(kernels._forward, (made.x, *parameters, made.act, 2, EPS, PROXY_EPS, True))
-    _, statistics, moments = kernels._forward(
+    opcheck(operators.forward, (made.x, *parameters, made.act, 2, EPS, PROXY_EPS, True))
+    _, statistics, moments = operators.forward(
         made.x, *parameters, made.act, 2, EPS, PROXY_EPS, True
     )
     opcheck(
-        kernels._backward,
+        operators.backward,
         (made.g, made.x, statistics, moments, *parameters, made.act, 2, True),
     )
 

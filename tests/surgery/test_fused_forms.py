@@ -158,6 +158,15 @@ def test_a_method_that_takes_nothing_over_has_no_forms() -> None:
     assert swapped("resnet18", "proxy_norm")[1].forms == {"norm+relu": 9, "norm": 11}
 
 
+@pytest.mark.parametrize("method", ["group_norm_triton", "layer_norm_chw_triton"])
+def test_group_and_layer_norm_take_activations_over_and_leave_shortcuts(method: str) -> None:
+    model, report = swapped("plain", method)
+    assert report.forms == {"norm+relu": 1, "norm": 4}
+    twin, _ = swapped("plain", method.removesuffix("_triton"))
+    assert model.state_dict().keys() == twin.state_dict().keys()
+    same_training(model, twin, X)
+
+
 @pytest.mark.parametrize(
     ("name", "rate", "add", "reason"),
     [

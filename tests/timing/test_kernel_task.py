@@ -90,10 +90,12 @@ def test_on_a_cpu_there_is_one_mode_and_the_record_says_what_ran() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("method", ["batch_norm_triton", "batch_renorm_triton", "proxy_norm"])
+@pytest.mark.parametrize(
+    "method", ["batch_norm_triton", "batch_renorm_triton", "proxy_norm", "group_norm_triton"]
+)
 def test_the_eager_peer_computes_the_same(method: str, form: str) -> None:
-    if method == "proxy_norm" and FORMS[form].residual:
-        pytest.skip("ProxyNorm takes no residual")
+    if FORMS[form].residual and not registry.get(method).fuses_residual:
+        pytest.skip(f"{method} takes no residual")
     case = Case(form, (4, 6, 5, 5), "nhwc", "fp32")
     given = case.inputs(CPU)
     outputs = []

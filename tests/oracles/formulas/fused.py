@@ -7,7 +7,13 @@ from dataclasses import replace
 from torch import Tensor
 
 from oracles.formulas import At, Result, oracle
-from oracles.formulas.basics import batch_norm, batch_renorm, proxy_norm
+from oracles.formulas.basics import (
+    batch_norm,
+    batch_renorm,
+    group_norm,
+    layer_norm_chw,
+    proxy_norm,
+)
 
 
 def activated(result: Result, at: At) -> Result:
@@ -32,6 +38,16 @@ def batch_renorm_triton(x: Tensor, at: At) -> Result:
         var = after.pop("running_std").square() - at.eps
         result = (y, after | {"running_var": var})
     return activated(result, at)
+
+
+@oracle("group_norm_triton", {"groups": 2, "eps": 0.1})
+def group_norm_triton(x: Tensor, at: At) -> Result:
+    return activated(group_norm(x, at), at)
+
+
+@oracle("layer_norm_chw_triton")
+def layer_norm_chw_triton(x: Tensor, at: At) -> Result:
+    return activated(layer_norm_chw(x, at), at)
 
 
 @oracle("proxy_norm_triton", {"groups": 2, "proxy_eps": 0.1}, {"exact": True})

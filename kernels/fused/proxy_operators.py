@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from normbench.kernels.fused.library import operator
 from normbench.kernels.fused.tiles import dense
 from normbench.kernels.grouped import check_groups
 
@@ -22,7 +23,13 @@ LARGEST_SAMPLE = 2**31
 """Offsets within a sample's tiles are 32-bit."""
 
 
-@torch.library.custom_op("normbench::proxy_norm", mutates_args=())
+def _forward_like(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    statistics = x.new_empty((3, x.shape[0] * rest[5]), dtype=torch.float32)
+    of_proxy = 0 if rest[2] is None else x.shape[1]
+    return torch.empty_like(x), statistics, x.new_empty((2, of_proxy), dtype=torch.float32)
+
+
+@operator("proxy_norm", _forward_like)
 def forward(
     x: Tensor,
     weight: Tensor | None,
@@ -43,14 +50,14 @@ def forward(
     return launches.forward(x, learned, settings)
 
 
-@forward.register_fake
-def _(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    statistics = x.new_empty((3, x.shape[0] * rest[5]), dtype=torch.float32)
-    of_proxy = 0 if rest[2] is None else x.shape[1]
-    return torch.empty_like(x), statistics, x.new_empty((2, of_proxy), dtype=torch.float32)
+def _backward_like(
+    g: Tensor, x: Tensor, statistics: Tensor, moments: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    of = [x.new_empty(0) if p is None else torch.empty_like(p) for p in rest[:4]]
+    return torch.empty_like(x), of[0], of[1], of[2], of[3]
 
 
-@torch.library.custom_op("normbench::proxy_norm_backward", mutates_args=())
+@operator("proxy_norm_backward", _backward_like)
 def backward(
     g: Tensor,
     x: Tensor,
@@ -70,14 +77,6 @@ def backward(
     learned = launches.Learned(weight, bias, proxy_weight, proxy_bias)
     settings = launches.Settings(act, groups, 0.0, 0.0, exact)  # the eps are in what was saved
     return launches.backward(g, x, statistics, moments, learned, settings)
-
-
-@backward.register_fake
-def _(
-    g: Tensor, x: Tensor, statistics: Tensor, moments: Tensor, *rest: Any
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    of = [x.new_empty(0) if p is None else torch.empty_like(p) for p in rest[:4]]
-    return torch.empty_like(x), of[0], of[1], of[2], of[3]
 
 
 class _SampleNorm(torch.autograd.Function):

@@ -34,6 +34,7 @@ CONSTANTS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "warps": (None, (2, 8)),
     "LOOPED": (tiles, (0, 131072)),
     "RESIDENT": (tiles, (2048, 4096, 16384)),
+    "COOPERATIVE": (batch_launches, (2, 4)),
 }
 """Where a constant lives, and what it is changed to; `warps` are those of the streaming kernels."""
 

@@ -1,4 +1,4 @@
-"""Tile settings of the batch norm kernels tried on the main shapes: `make gpu STAGE=kernel-tune`.
+"""Settings of the batch norm kernels tried on the main shapes: `make gpu STAGE=kernel-tune`.
 
 One constant is changed at a time, then the best of each together. Prints a table; the library
 tunes nothing by itself, and nothing here changes it.
@@ -36,7 +36,10 @@ CONSTANTS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "RESIDENT": (tiles, (2048, 4096, 16384)),
     "COOPERATIVE": (batch_launches, (2, 4)),
 }
-"""Where a constant lives, and what it is changed to; `warps` are those of the streaming kernels."""
+"""Where a constant lives, and what it is changed to; `warps` are those of the streaming kernels.
+
+4 programs of COOPERATIVE fit for ReLU; not for an activation that takes more than 128 registers.
+"""
 
 USUAL_MICROSECONDS = "µs"
 FAILED = float("inf")

@@ -28,8 +28,8 @@ STAGES = 2
 """Tiles in flight in the loops."""
 
 COOPERATIVE = 0
-"""Programs of a multiprocessor that the cooperative way counts on; 0: it is never taken, since no
-GPU has run it yet (docs/decisions/005-fused-kernels.md)."""
+"""Programs of a multiprocessor that the cooperative way counts on: 2 always fit, 4 where a thread
+has at most 128 registers. 0: it is never taken, since no GPU has run it yet."""
 
 MERGED = 2048
 """Results of splits that a program merges at once: 16 in each thread of 4 warps."""

@@ -152,7 +152,7 @@ def batch_affine(
         tl.store(running_var + c, new_var.to(running_var.dtype.element_ty), inside)
     else:
         if step is not None:  # noqa: SIM102  (decided in compilation, the next when it runs)
-            if tl.program_id(0) + tl.program_id(1) == 0:
+            if tl.program_id(0) == 0:
                 tl.store(step, tl.load(step) + 1)
         if running_var is not None:
             blend(running_var, c, inside, variance * unbias, momentum)

@@ -96,10 +96,14 @@ def cooperative_forward(
             m = channels_merged(block, split, LAST, K, WIDTH)
             high, low, variance = merge(staging, m, m < C, SPLITS, C, SP)
             batch_affine(
-                saved, weight, bias, running_mean, running_var, step, active, newest,
+                saved, weight, bias, running_mean, running_var,
+                step if RENORM else None, active, newest,
                 m, m < C, high, low, variance, C, eps, momentum, unbias,
                 rmax, dmax, hold, rfull, dfull, RENORM, True,
             )  # fmt: skip
+            if step is not None and not RENORM:  # noqa: SIM102  (as above)
+                if block + split == 0:  # `batch_affine` would in all that merge of block 0
+                    tl.store(step, tl.load(step) + 1)
             if PHASE == -1:
                 arrive(merged)
     if PHASE == 2 or PHASE == -1:

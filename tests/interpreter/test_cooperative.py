@@ -1,7 +1,7 @@
 """The cooperative way: its phases interpreted one after the other, and what would be launched.
 
-That its programs really wait for each other shows only on a GPU (tests/gpu/test_fused_kernels.py);
-that the machine code loads nothing before it has waited, in tests/kernels.
+That its programs really wait for each other shows only on a GPU, in tests/gpu; that machine code
+loads nothing before it has waited, in tests/kernels.
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ def streaming(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def cooperating(streaming: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if torch.version.hip is not None:
+        pytest.skip("the cooperative way is not taken on AMD's GPUs")
     monkeypatch.setattr(batch_launches, "COOPERATIVE", 2)
 
 
@@ -206,9 +208,11 @@ def test_evaluation_streams() -> None:
 def test_it_is_off_and_not_for_rocm(monkeypatch) -> None:
     v, meta = View(6272, 512, 1, True), torch.device("meta")
     assert batch_launches.COOPERATIVE == 0
+    monkeypatch.setattr(torch.version, "hip", None)
+    batch_launches.plan.cache_clear()
     ways = [batch_launches.plan(v, meta, together=(n, 2)).way for n in (0, 2)]
     assert ways == ["streaming", "cooperative"]
-    batch_launches.plan.cache_clear()
     monkeypatch.setattr(torch.version, "hip", "6.4")
+    batch_launches.plan.cache_clear()
     assert batch_launches.plan(v, meta, together=(2, 2)).way == "streaming"
     batch_launches.plan.cache_clear()

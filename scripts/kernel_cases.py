@@ -81,6 +81,7 @@ SHAPES = (
     Shape((8, 2048, 7, 7), True),
     Shape((8, 512, 28, 28), True, together=True),  # x stays in the cache
     Shape((8, 64, 112, 112), False, together=True),
+    Shape((32, 66, 28, 28), True, together=True),  # the addresses of most loads
     *_both(32, 72, 28, 28),
     *_both(32, 63, 7, 7),
     Shape((256, 63, 7, 7), True),

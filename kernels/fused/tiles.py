@@ -139,10 +139,11 @@ def streaming_cut(v: View, device: torch.device) -> Cut:
 def cooperative_cut(v: View, device: torch.device, programs: int, element_size: int) -> Cut | None:
     """Tiles as of `streaming_cut`, for so many programs of a multiprocessor and no more.
 
-    None where x would leave the cache before it is read again, or where there are more blocks of
-    channels than programs.
+    None where x would leave the cache before it is read again, where there are more blocks of
+    channels than programs, and where rows of odd length would be read one value at a time: the
+    addresses of two passes are more than the registers hold.
     """
-    if v.values * v.channels * element_size > IN_CACHE:
+    if v.values * v.channels * element_size > IN_CACHE or (v.last and v.channels % 2):
         return None
     R, K, blocks, tiles = _grid(v, TILE, 32 if v.channels <= 128 else 64)
     splits = min(programs * multiprocessors(device) // blocks, MOST_SPLITS, tiles)

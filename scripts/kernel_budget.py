@@ -28,7 +28,8 @@ def plan() -> dict[str, tuple[str, Entry]]:
         f"{target} | {name}": (target, entry)
         for target in TARGETS
         for name, entry in entries().items()
-        if target == MAIN_TARGET or entry.elsewhere
+        if target == MAIN_TARGET
+        or (entry.elsewhere and not (entry.launch.cooperative and target.startswith("gfx")))
     }
 
 

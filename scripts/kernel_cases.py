@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -39,12 +40,14 @@ class Shape:
         last: whether channels are innermost in memory.
         dtype: a name of `DTYPES`.
         depth: 0 for the common forms, 1 for some more, 2 for all.
+        together: whether the cooperative forms are compiled too; that way must fit.
     """
 
     sizes: tuple[int, int, int, int]
     last: bool
     dtype: str = "bf16"
     depth: int = 0
+    together: bool = False
 
     @property
     def name(self) -> str:
@@ -76,6 +79,9 @@ SHAPES = (
     Shape((1024, 2048, 7, 7), False),
     Shape((2, 256, 56, 56), False),  # the largest tile that a program holds
     Shape((8, 2048, 7, 7), True),
+    Shape((8, 512, 28, 28), True, together=True),  # x stays in the cache
+    Shape((8, 64, 112, 112), False, together=True),
+    Shape((32, 66, 28, 28), True, together=True),  # the addresses of most loads
     *_both(32, 72, 28, 28),
     *_both(32, 63, 7, 7),
     Shape((256, 63, 7, 7), True),
@@ -100,6 +106,7 @@ class _Form:
     parameters: bool = True
     differentiated: bool = True
     frozen: bool = False
+    programs: int = 0
 
 
 _BATCH_NORM = (
@@ -119,14 +126,23 @@ _BATCH_NORM = (
     _Form("eval+add+relu", RELU, add=True, training=False),
     _Form("eval+frozen+relu", RELU, training=False, frozen=True),
     _Form("eval+no-grad+relu", RELU, training=False, differentiated=False),
+    _Form("cooperative+relu", RELU, programs=2, depth=0),
+    _Form("cooperative+add+relu", RELU, add=True, programs=2, depth=0),
+    _Form("cooperative+add+silu", SILU, add=True, programs=2, depth=0),
+    _Form("cooperative+renorm+relu", RELU, renorm=True, programs=2, depth=0),
 )
 
 
 def batch_norm_forms(shape: Shape) -> Iterator[tuple[str, Callable[[], object]]]:
     """Batch norm and Batch Renorm: forward and backward, training and evaluation."""
     for form in _BATCH_NORM:
-        if form.depth <= shape.depth:
-            yield form.name, functools.partial(_batch_norm, shape, form)
+        if form.depth <= shape.depth and (shape.together or not form.programs):
+            yield form.name, functools.partial(_with_programs, shape, form)
+
+
+def _with_programs(shape: Shape, form: _Form) -> None:
+    with mock.patch.object(batch_launches, "COOPERATIVE", form.programs):
+        _batch_norm(shape, form)
 
 
 def _batch_norm(shape: Shape, form: _Form) -> None:
@@ -197,8 +213,9 @@ def group_norm_forms(shape: Shape) -> Iterator[tuple[str, Callable[[], object]]]
 
 FAMILIES: tuple[Forms, ...] = (batch_norm_forms, proxy_norm_forms, group_norm_forms)
 
-ELSEWHERE = {"relu", "add+relu", "proxy+relu", "group+relu"}
-"""Forms that are compiled for the other targets too, with channels last."""
+ELSEWHERE = {"relu", "add+relu", "proxy+relu", "cooperative+add+relu"}
+"""Forms that are compiled for the other targets too, with channels last; cooperative ones with
+either layout, and for NVIDIA's alone, since they run nowhere else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +229,8 @@ class Entry:
     @property
     def elsewhere(self) -> bool:
         """Whether it is compiled for all targets."""
-        return self.shape.depth > 0 and self.shape.last and self.form in ELSEWHERE
+        chosen = self.launch.cooperative or (self.shape.depth > 0 and self.shape.last)
+        return chosen and self.form in ELSEWHERE
 
     @property
     def name(self) -> str:

@@ -22,7 +22,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from normbench.kernels.fused.launch import OPTIONS, Launch
+from normbench.kernels.fused.launch import Launch
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -82,8 +82,7 @@ def machine_code(launch: Launch, target: str, **options: Any) -> Any:
     """Triton's compiled kernel: its `asm` holds every stage, its `metadata` shared memory."""
     with _compiling_for(target):
         return launch.kernel.warmup(
-            grid=launch.grid, **launch.arguments, **launch.constants, num_warps=launch.warps,
-            **OPTIONS, **options,
+            grid=launch.grid, **launch.arguments, **launch.constants, **launch.options(), **options,
         )  # fmt: skip
 
 
@@ -165,6 +164,20 @@ def ptx_accesses(assembly: str) -> Iterator[tuple[str, int]]:
             yield name, int(found[1] or 1) * int(found[2])
         elif found := _PTX_COPY.search(line):
             yield name, 8 * int(found[1], 0)
+
+
+_PTX_ORDERED = re.compile(r"\b(?:(ld|st|atom|red)\.global|cp\.async\.c[ag])(\S*)\s")
+
+
+def ptx_order(assembly: str) -> Iterator[tuple[str, str]]:
+    """Loads and stores of global memory in their order, each with its pointer's name.
+
+    Among them, named by what they do, the accesses that order them: `release`, `acquire`.
+    """
+    for name, line in _lines(assembly):
+        if found := _PTX_ORDERED.search(line):
+            ordering = re.search(r"\b(acquire|release|acq_rel)\b", found[2])
+            yield ordering[1] if ordering else (found[1] or "ld"), name
 
 
 def _amd_accesses(assembly: str) -> Iterator[tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""Tile settings of the batch norm kernels tried on the main shapes: `make gpu STAGE=kernel-tune`.
+"""Settings of the batch norm kernels tried on the main shapes: `make gpu STAGE=kernel-tune`.
 
 One constant is changed at a time, then the best of each together. Prints a table; the library
 tunes nothing by itself, and nothing here changes it.
@@ -34,8 +34,12 @@ CONSTANTS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "warps": (None, (2, 8)),
     "LOOPED": (tiles, (0, 131072)),
     "RESIDENT": (tiles, (2048, 4096, 16384)),
+    "COOPERATIVE": (batch_launches, (2, 4)),
 }
-"""Where a constant lives, and what it is changed to; `warps` are those of the streaming kernels."""
+"""Where a constant lives, and what it is changed to; `warps` are those of the streaming kernels.
+
+4 programs of COOPERATIVE fit for ReLU; not for an activation that takes more than 128 registers.
+"""
 
 USUAL_MICROSECONDS = "µs"
 FAILED = float("inf")

@@ -10,13 +10,29 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from normbench.kernels.fused import looped, resident, streaming
+from normbench.kernels.fused import cooperative, looped, resident, streaming
 from normbench.kernels.fused.activations import IDENTITY, RELU
+from normbench.kernels.fused.dispatch import interpreted
 from normbench.kernels.fused.launch import Launch, power_of_two, run
-from normbench.kernels.fused.tiles import Cut, View, looped_cut, resident_cut, streaming_cut, view
+from normbench.kernels.fused.tiles import (
+    Cut,
+    View,
+    cooperative_cut,
+    looped_cut,
+    resident_cut,
+    streaming_cut,
+    view,
+)
 
 STAGES = 2
 """Tiles in flight in the loops."""
+
+COOPERATIVE = 0
+"""Programs of a multiprocessor that the cooperative way counts on: 2 always fit, 4 where a thread
+has at most 128 registers. 0: it is never taken, since no GPU has run it yet."""
+
+MERGED = 2048
+"""Results of splits that a program merges at once: 16 in each thread of 4 warps."""
 
 NO_RUNNING = dict.fromkeys(("kept", "weight", "bias", "running_mean", "running_var"))
 """What `apply` is not given where it has `saved`."""
@@ -26,28 +42,33 @@ NO_RUNNING = dict.fromkeys(("kept", "weight", "bias", "running_mean", "running_v
 class Plan:
     """The way that the kernels take over a view, and what they are given for it."""
 
-    way: Literal["resident", "looped", "streaming"]
+    way: Literal["resident", "looped", "cooperative", "streaming"]
     cut: Cut
     arguments: Mapping[str, int]
     constants: Mapping[str, int | bool]
 
 
 @functools.lru_cache(maxsize=4096)
-def plan(v: View, device: torch.device, streaming: bool = False) -> Plan:
+def plan(
+    v: View, device: torch.device, streaming: bool = False, together: tuple[int, int] = (0, 0)
+) -> Plan:
     """The first way that fits, or `streaming`.
 
-    Worked out once for a view: a training step meets the same ones again and again.
+    Worked out once for a view: a training step meets the same ones again and again. The cooperative
+    way is among them if `together`, COOPERATIVE and bytes of an element, names programs.
     """
     cut = None if streaming else resident_cut(v)
     if cut is not None:
         return Plan("resident", cut, v.sizes(), {**v.constants(), "R": cut.R, "K": cut.K})
-    way: Literal["looped", "streaming"] = "looped"
+    way: Literal["looped", "cooperative", "streaming"] = "looped"
     cut = None if streaming else looped_cut(v)
-    arguments = v.sizes()
+    if cut is None and together[0] and not streaming and torch.version.hip is None:
+        way, cut = "cooperative", cooperative_cut(v, device, *together)
     if cut is None:
         way, cut = "streaming", streaming_cut(v, device)
+    arguments = {**v.sizes(), "tiles": cut.tiles}
+    if way != "looped":
         arguments["per_split"] = cut.per_split
-    arguments["tiles"] = cut.tiles
     constants = {**v.constants(), "R": cut.R, "K": cut.K, "STAGES": STAGES}
     return Plan(way, cut, arguments, constants)
 
@@ -98,13 +119,17 @@ def forward(
     }  # fmt: skip
     io: dict[str, Any] = {"x": x, "y": y, "residual": residual, "bits": masked}
     flag = {"RENORM": renorm is not None}
-    to = plan(v, x.device)
-    if to.way != "streaming":
+    to = plan(v, x.device, together=(COOPERATIVE, x.element_size()))
+    if to.way in ("resident", "looped"):
         kernel = looped.looped_forward if to.way == "looped" else resident.resident_forward
         _whole(kernel, to, {**io, **settled, "values": float(v.values)}, {**flag, "ACT": act})
         return y, saved, bits
     splits = to.cut.splits
     staging = x.new_empty((4, splits, v.channels), dtype=torch.float32)
+    if to.way == "cooperative":
+        given = {**io, **settled, "staging": staging}
+        _together(cooperative.cooperative_forward, to, x, given, {**flag, "ACT": act})
+        return y, saved, bits
     _pass(streaming.stats, to, {"x": x, "staging": staging, "SPLITS": splits}, {})
     _per_channel(streaming.settle, v, to.cut, {"staging": staging, **settled}, flag)
     _pass(streaming.apply, to, {**io, "saved": saved, **NO_RUNNING, "eps": eps}, {"ACT": act})
@@ -176,8 +201,8 @@ def backward(
         "residual": residual, "bits": bits if bits.numel() else None,
     }  # fmt: skip
     flags = {"RENORM": saved.shape[0] == 7, "EVAL": evaluating}
-    to = plan(v, x.device)
-    if to.way != "streaming":
+    to = plan(v, x.device, together=(0 if evaluating else COOPERATIVE, x.element_size()))
+    if to.way in ("resident", "looped"):
         kernel = looped.looped_backward if to.way == "looped" else resident.resident_backward
         given = {**read, "d_residual": written, "dx": dx, **settled}
         _whole(kernel, to, given, {**flags, "ACT": act})
@@ -188,6 +213,12 @@ def backward(
         staging = x.new_empty((2, splits, v.channels), dtype=torch.float32)
     if not evaluating:
         means = x.new_empty((2, v.channels), dtype=torch.float32)
+    if to.way == "cooperative":
+        given = {**read, "d_residual": written, "dx": dx, **settled}
+        given |= {"staging": staging, "means": means}
+        fixed = {"RENORM": flags["RENORM"], "ACT": act}
+        _together(cooperative.cooperative_backward, to, x, given, fixed)
+        return found
     first = {"d_residual": written, "dx": dx if evaluating else None, "staging": staging}
     _pass(streaming.backward_stats, to, {**read, **first, "SPLITS": splits}, {"ACT": act})
     if staging is not None:
@@ -235,11 +266,26 @@ def _per_channel(
 ) -> None:
     """Every channel once, over the results of the splits."""
     width = power_of_two(cut.splits)
-    block = max(16, min(128, 2048 // width))
+    block = max(16, min(128, MERGED // width))
     given = {**arguments, "C": v.channels, "SPLITS": cut.splits}
     grid = (-(-v.channels // block),)
-    warps = 8 if width * block > 2048 else 4
+    warps = 8 if width * block > MERGED else 4
     run(Launch(kernel, grid, given, {**constants, "SP": width, "BLOCK": block}, warps))
+
+
+def _together(
+    kernel: Any, to: Plan, x: Tensor, arguments: Mapping[str, Any], constants: Mapping[str, Any]
+) -> None:
+    """Everything in one launch, its programs waiting for each other; interpreted, by phases."""
+    cut, width = to.cut, power_of_two(to.cut.splits)
+    given = {**arguments, **to.arguments, "SPLITS": cut.splits}
+    given["flags"] = x.new_zeros((2, cut.blocks), dtype=torch.int32)
+    least = power_of_two(-(-cut.K // cut.splits))  # narrower, and there are too few programs
+    merged = min(cut.K, max(least, MERGED // width)) if to.constants["LAST"] else 1
+    fixed = {**to.constants, **constants, "SP": width, "WIDTH": merged}
+    grid, apart = (cut.blocks, cut.splits), interpreted() and x.device.type != "meta"
+    for phase in (0, 1, 2) if apart else (-1,):
+        run(Launch(kernel, grid, given, {**fixed, "PHASE": phase}, cut.warps, not apart))
 
 
 def _whole(

@@ -25,6 +25,16 @@ def two_sum(a, b):
 
 
 @triton.jit
+def store_moments(staging, c, inside, split, SPLITS, C, pivot, offset, square, count):
+    """What `merge` takes of one split."""
+    at, part = split * C + c, SPLITS * C
+    tl.store(staging + at, pivot, inside)
+    tl.store(staging + part + at, offset, inside)
+    tl.store(staging + 2 * part + at, square, inside)
+    tl.store(staging + 3 * part + at, offset * 0.0 + count, inside)
+
+
+@triton.jit
 def merge(staging, c, inside, SPLITS, C, SP: tl.constexpr):
     """Mean (in two floats) and variance of all splits: Chan's formula, splits in order.
 
@@ -46,6 +56,16 @@ def merge(staging, c, inside, SPLITS, C, SP: tl.constexpr):
     variance = (tl.sum(square, 0) + tl.sum(away * away * count, 0)) / values
     high, low = two_sum(first, mean)
     return high, low, not_negative(variance)
+
+
+@triton.jit
+def merge_sums(staging, c, inside, SPLITS, C, SP: tl.constexpr):
+    """Σ dz and Σ dz·x̂ of all splits, the two rows of `staging`."""
+    s = tl.arange(0, SP)[:, None]
+    mask = (s < SPLITS) & inside[None, :]
+    at = s * C + c[None, :]
+    sum_g = tl.sum(tl.load(staging + at, mask, 0.0), 0)
+    return sum_g, tl.sum(tl.load(staging + SPLITS * C + at, mask, 0.0), 0)
 
 
 @triton.jit

@@ -31,6 +31,8 @@ class Launch:
         arguments: run-time arguments by name: tensors, integers, floats, None.
         constants: compile-time arguments by name.
         warps: warps of 32 threads in a program.
+        cooperative: whether its programs wait for each other. The driver then starts all of them
+            at once, or refuses.
     """
 
     kernel: Any
@@ -38,6 +40,11 @@ class Launch:
     arguments: Mapping[str, Any]
     constants: Mapping[str, Any]
     warps: int
+    cooperative: bool = False
+
+    def options(self) -> dict[str, Any]:
+        """What the compiler is told beside arguments and constants."""
+        return {**OPTIONS, "num_warps": self.warps, "launch_cooperative_grid": self.cooperative}
 
 
 _recorders: list[list[Launch]] = []
@@ -58,9 +65,7 @@ def run(launch: Launch) -> None:
 
 
 def _start(launch: Launch) -> None:
-    launch.kernel[launch.grid](
-        **launch.arguments, **launch.constants, num_warps=launch.warps, **OPTIONS
-    )
+    launch.kernel[launch.grid](**launch.arguments, **launch.constants, **launch.options())
 
 
 @contextmanager

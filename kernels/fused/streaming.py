@@ -15,8 +15,10 @@ from normbench.kernels.fused.channel_math import (
     backward_affine,
     batch_affine,
     merge,
+    merge_sums,
     rstd_of,
     running_affine,
+    store_moments,
 )
 from normbench.kernels.fused.device import channels_of
 from normbench.kernels.fused.passes import gradient_sums, moments, normalize, x_gradient
@@ -40,11 +42,7 @@ def stats(
         x, start, stop, block, rows, C, HW, LAST, R, K, STAGES
     )  # fmt: skip
     c = channels_of(block, LAST, K)
-    at, part = split * C + c, SPLITS * C
-    tl.store(staging + at, pivot, c < C)
-    tl.store(staging + part + at, offset, c < C)
-    tl.store(staging + 2 * part + at, square, c < C)
-    tl.store(staging + 3 * part + at, offset * 0.0 + count, c < C)
+    store_moments(staging, c, c < C, split, SPLITS, C, pivot, offset, square, count)
 
 
 @triton.jit(do_not_specialize=["C", "SPLITS"])
@@ -121,11 +119,7 @@ def backward_settle(
 ):  # fmt: skip
     """Sums over the splits: gradients of gamma and beta, and the means that dx subtracts."""
     c = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    s = tl.arange(0, SP)[:, None]
-    mask = (s < SPLITS) & (c < C)[None, :]
-    at = s * C + c[None, :]
-    sum_g = tl.sum(tl.load(staging + at, mask, 0.0), 0)
-    sum_gx = tl.sum(tl.load(staging + SPLITS * C + at, mask, 0.0), 0)
+    sum_g, sum_gx = merge_sums(staging, c, c < C, SPLITS, C, SP)
     mean_g, mean_gx = backward_affine(
         saved, d_weight, d_bias, c, c < C, sum_g, sum_gx, C, values, RENORM, EVAL
     )

@@ -22,6 +22,10 @@ RESIDENT = 8192
 LOOPED = 32768
 """Elements of a block of channels that one program goes over twice: 64 KiB in half types."""
 
+IN_CACHE = 24 << 20
+"""Bytes of x that the L2 cache is trusted to hold from one pass to the next: it has 50 MB on an
+H200, 40 on an A100, and y, or g and dx, go through it too."""
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -130,6 +134,20 @@ def streaming_cut(v: View, device: torch.device) -> Cut:
     wanted = -(-PROGRAMS_PER_MULTIPROCESSOR * multiprocessors(device) // blocks)
     splits = max(1, min(wanted, MOST_SPLITS, tiles))
     return Cut(R, K, blocks, tiles, -(-tiles // splits), 4)
+
+
+def cooperative_cut(v: View, device: torch.device, programs: int, element_size: int) -> Cut | None:
+    """Tiles as of `streaming_cut`, for so many programs of a multiprocessor and no more.
+
+    None where x would leave the cache before it is read again, where there are more blocks of
+    channels than programs, and where rows of odd length would be read one value at a time: the
+    addresses of two passes are more than the registers hold.
+    """
+    if v.values * v.channels * element_size > IN_CACHE or (v.last and v.channels % 2):
+        return None
+    R, K, blocks, tiles = _grid(v, TILE, 32 if v.channels <= 128 else 64)
+    splits = min(programs * multiprocessors(device) // blocks, MOST_SPLITS, tiles)
+    return Cut(R, K, blocks, tiles, -(-tiles // splits), 4) if splits else None
 
 
 def looped_cut(v: View) -> Cut | None:

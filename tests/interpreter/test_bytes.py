@@ -15,8 +15,8 @@ from test_batch_norm import FIRST, LAST, LOOPED, RESIDENT, STREAMING, case, form
 from traffic import Traffic, counted
 from triton.runtime.errors import InterpreterError
 
+from normbench.kernels.fused import batch_launches, proxy_cuts
 from normbench.kernels.fused import batch_norm as kernels
-from normbench.kernels.fused import proxy_cuts
 from normbench.kernels.fused.group_norm import group_norm
 from normbench.kernels.fused.launch import recording
 from normbench.kernels.fused.launch import run as launch
@@ -53,6 +53,9 @@ EVALUATION = [
     (RELU, True, 3, 5),
     (SILU, True, 3, 5),
 ]
+
+COOPERATIVE = [(RELU, False, 3, 5), (RELU, True, 4 + BITS, 6 + BITS)]
+"""Activation, residual; forward, backward."""
 
 HOW = pytest.mark.parametrize(("how", "memory_format"), GEOMETRIES, ids=str)
 # Small tensors are shared out all the same, and values per channel then count for more than 5%.
@@ -114,6 +117,24 @@ def test_evaluation(how, memory_format, act, residual, forward, backward) -> Non
     with counted() as read:
         y.backward(layer.g)
     within_budget(read, layer.x, backward)
+
+
+@pytest.mark.parametrize("memory_format", [FIRST, LAST], ids=str)
+@pytest.mark.parametrize(("act", "residual", "forward", "backward"), COOPERATIVE)
+def test_cooperative(memory_format, act, residual, forward, backward, monkeypatch) -> None:
+    monkeypatch.setattr(batch_launches, "COOPERATIVE", 2)
+    layer = case(GEOMETRIES[STREAMING, memory_format], memory_format, torch.bfloat16, residual,
+                 (0.0, 1.0))  # fmt: skip
+    leaves = layer.as_type(torch.bfloat16)
+    with counted() as read:
+        y = kernels.batch_norm(*leaves, None, None, 0.1, 1e-5, act)
+    within_budget(read, layer.x, forward)
+    with counted() as back:
+        y.backward(layer.g)
+    within_budget(back, layer.x, backward)
+    assert {kernel for traffic in (read, back) for kernel, _ in traffic.bytes} == {
+        "cooperative_forward", "cooperative_backward",
+    }  # fmt: skip
 
 
 def test_the_geometries_are_all_ways_in_both_layouts() -> None:

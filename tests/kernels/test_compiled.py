@@ -6,6 +6,7 @@ prints what they take.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed here")
 
-from kernel_budget import BUDGET, REFRESH, complaints, plan, read, version, write
+from kernel_budget import BUDGET, REFRESH, complaints, plan, programs, read, version, write
 from kernel_cases import DTYPES, Entry, entries
 from kernel_compile import (
     MAIN_TARGET,
@@ -24,16 +25,20 @@ from kernel_compile import (
     machine_code,
     measure,
     ptx_accesses,
+    ptx_order,
 )
 
 from normbench.kernels.fused.dispatch import interpreted
-from normbench.kernels.fused.launch import alignment
+from normbench.kernels.fused.launch import MULTIPROCESSORS, alignment
 
 if interpreted():
     pytest.skip("TRITON_INTERPRET=1: interpreted kernels are not compiled", allow_module_level=True)
 
 TRITON, KERNELS = read()
 CUDA = [target for target in TARGETS if target.startswith("sm_")]
+TOGETHER = [name for name, (_, entry) in plan().items() if entry.launch.cooperative]
+PROGRAMS, REGISTERS = 2, 1 << 16
+"""Of a multiprocessor: programs that the cooperative launches here count on, and registers."""
 LOADED = "32x256x56x56 last bf16 | streaming.backward_stats | add+relu"
 """Loads of three kinds: asynchronous copies, plain ones and bytes of the mask."""
 
@@ -111,6 +116,65 @@ def test_no_integer_makes_a_kernel_be_compiled_anew() -> None:
         integers = {n for n, v in entry.launch.arguments.items() if type(v) is int}
         fixed = {p.name for p in entry.launch.kernel.params if p.do_not_specialize}
         assert integers <= fixed, name
+
+
+def test_the_cooperative_way_is_compiled_where_it_runs() -> None:
+    """In both layouts with all forms; not for AMD's GPUs, where it is not taken."""
+    found = [(target, entry) for target, entry in plan().values() if entry.launch.cooperative]
+    assert len({(e.shape.last, e.form, e.launch.kernel.__name__) for _, e in found}) == 2 * 4 * 2
+    assert {target for target, _ in found} == set(CUDA)
+    forms = {entry.form for _, entry in found}
+    assert not [n for n, e in entries().items() if e.form in forms and not e.launch.cooperative]
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_programs_that_wait_for_each_other_are_all_on_the_device(name: str) -> None:
+    """As many as the cut counts on, by the budget's registers and shared memory."""
+    target, entry = plan()[name]
+    if name not in KERNELS:
+        pytest.skip("it has no budget; another test says so")
+    threads, taken = 32 * entry.launch.warps, KERNELS[name]
+    assert math.prod(entry.launch.grid) <= PROGRAMS * MULTIPROCESSORS["meta"]
+    assert PROGRAMS * threads * -(-taken.registers // 8) * 8 <= REGISTERS
+    assert programs(target, taken.shared, entry.launch.warps) >= PROGRAMS
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_what_others_store_is_loaded_behind_the_wait(name: str) -> None:
+    """In the order of the PTX, in which loops go back and nothing else does."""
+    target, entry = plan()[name]
+    order = list(ptx_order(machine_code(entry.launch, target).asm["ptx"]))
+    marks = [what for what, _ in order if what in ("release", "acquire")]
+    assert marks == ["release", "acquire", "release", "acquire"]
+    tiles, none, merging, none_again, tiles_again = _between(order)
+    assert not none | none_again
+    backward = "backward" in entry.launch.kernel.__name__
+    written = {("st", "d_residual")} & tiles
+    assert {one for one in tiles if one[0] == "st"} == {("st", "staging")} | written
+    merged = "means" if backward else "saved"
+    assert ("st", merged) in merging
+    assert {one for one in tiles_again if one[0] == "st"} <= {
+        ("st", n) for n in ("y", "bits", "dx")
+    }
+    loads = {name for what, name in tiles if what == "ld"}
+    # Values per channel may have no name; a program's own tiles have.
+    assert not loads & {"staging", "means"}
+    if not backward:
+        assert loads == {"x"}
+    if not entry.shape.last:  # one channel: all have names
+        assert ("ld", "staging") in merging
+        assert ("ld", merged) in tiles_again
+
+
+def _between(order: list[tuple[str, str]]) -> list[set[tuple[str, str]]]:
+    """What comes before, between and behind the accesses that order the others."""
+    parts: list[set[tuple[str, str]]] = [set()]
+    for one in order:
+        if one[0] in ("release", "acquire"):
+            parts.append(set())
+        else:
+            parts[-1].add(one)
+    return parts
 
 
 WAS = Compiled(registers=60, spills=0, shared=30_000, widths={"x": 128, "y": 64})

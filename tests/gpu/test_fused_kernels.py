@@ -49,11 +49,10 @@ def method(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(autouse=True)
-def float32_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+def same_convolutions() -> Iterator[None]:
     """The same products in every run: what differs is the kernels' doing."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
-    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+    with torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False):
+        yield
 
 
 @pytest.fixture

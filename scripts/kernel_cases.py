@@ -17,7 +17,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from normbench.kernels.fused import batch_launches, proxy_launches
+from normbench.kernels.fused import batch_launches, batch_plans, proxy_launches
 from normbench.kernels.fused.activations import (
     GELU,
     GELU_TANH,
@@ -141,7 +141,7 @@ def batch_norm_forms(shape: Shape) -> Iterator[tuple[str, Callable[[], object]]]
 
 
 def _with_programs(shape: Shape, form: _Form) -> None:
-    with mock.patch.object(batch_launches, "COOPERATIVE", form.programs):
+    with mock.patch.object(batch_plans, "COOPERATIVE", form.programs):
         _batch_norm(shape, form)
 
 

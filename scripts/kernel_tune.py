@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from kernel_cells import MAIN_SHAPES, Slot, resnet50_slots
 
-from normbench.kernels.fused import batch_launches, tiles
+from normbench.kernels.fused import batch_plans, tiles
 from normbench.timing.case import Case
 from normbench.timing.contestants import OURS, build
 from normbench.timing.rounds import in_turns
@@ -30,11 +30,11 @@ BATCHES = (32, 256, 8, 2)
 CONSTANTS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "TILE": (tiles, (1024, 4096, 8192)),
     "PROGRAMS_PER_MULTIPROCESSOR": (tiles, (2, 8, 16)),
-    "STAGES": (batch_launches, (1, 3, 4)),
+    "STAGES": (batch_plans, (1, 3, 4)),
     "warps": (None, (2, 8)),
     "LOOPED": (tiles, (0, 131072)),
     "RESIDENT": (tiles, (2048, 4096, 16384)),
-    "COOPERATIVE": (batch_launches, (2, 4)),
+    "COOPERATIVE": (batch_plans, (2, 4)),
 }
 """Where a constant lives, and what it is changed to; `warps` are those of the streaming kernels.
 
@@ -57,12 +57,12 @@ def applied(setting: Setting) -> Iterator[None]:
             new: Any
             owner, new = CONSTANTS[name][0], value
             if owner is None:
-                owner, name = batch_launches, "streaming_cut"
+                owner, name = batch_plans, "streaming_cut"
                 new = functools.partial(_with_warps, tiles.streaming_cut, value)
             undo.callback(setattr, owner, name, getattr(owner, name))
             setattr(owner, name, new)
-        undo.callback(batch_launches.plan.cache_clear)
-        batch_launches.plan.cache_clear()
+        undo.callback(batch_plans.plan.cache_clear)
+        batch_plans.plan.cache_clear()
         yield
 
 

@@ -198,15 +198,15 @@ def test_the_sweep_goes_on_where_it_was_and_names_the_best(
 
 def test_a_setting_is_what_the_kernels_are_launched_with(scripts: Any) -> None:
     tune: ModuleType = scripts("kernel_tune")
-    from normbench.kernels.fused import batch_launches, tiles
+    from normbench.kernels.fused import batch_plans, tiles
 
-    usual = tiles.TILE, batch_launches.STAGES
+    usual = tiles.TILE, batch_plans.STAGES
     v = tiles.View(4096, 64, 1, True)
     with tune.applied({"TILE": 4096, "STAGES": 4, "warps": 8}):
-        cut = batch_launches.streaming_cut(v, torch.device("cpu"))
-        assert (cut.R * cut.K, cut.warps, batch_launches.STAGES) == (4096, 8, 4)
-    assert usual == (tiles.TILE, batch_launches.STAGES)
-    assert batch_launches.streaming_cut(v, torch.device("cpu")).warps == 4
+        cut = batch_plans.streaming_cut(v, torch.device("cpu"))
+        assert (cut.R * cut.K, cut.warps, batch_plans.STAGES) == (4096, 8, 4)
+    assert usual == (tiles.TILE, batch_plans.STAGES)
+    assert batch_plans.streaming_cut(v, torch.device("cpu")).warps == 4
 
 
 def test_best_together_takes_of_each_constant_what_saved_most(scripts: Any) -> None:

@@ -2,75 +2,31 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from normbench.kernels.fused import cooperative, looped, resident, streaming
 from normbench.kernels.fused.activations import IDENTITY, RELU
-from normbench.kernels.fused.dispatch import interpreted
-from normbench.kernels.fused.launch import Launch, power_of_two, run
-from normbench.kernels.fused.tiles import (
-    Cut,
-    View,
-    cooperative_cut,
-    looped_cut,
-    resident_cut,
-    streaming_cut,
-    view,
+from normbench.kernels.fused.batch_plans import (
+    Plan,
+    at_once,
+    over_tiles,
+    per_channel,
+    plan,
+    training_plan,
+    whole,
 )
-
-STAGES = 2
-"""Tiles in flight in the loops."""
-
-COOPERATIVE = 0
-"""Programs of a multiprocessor that the cooperative way counts on: 2 always fit, 4 where a thread
-has at most 128 registers. 0: it is never taken, since no GPU has run it yet."""
-
-MERGED = 2048
-"""Results of splits that a program merges at once: 16 in each thread of 4 warps."""
+from normbench.kernels.fused.tiles import view
 
 NO_RUNNING = dict.fromkeys(("kept", "weight", "bias", "running_mean", "running_var"))
 """What `apply` is not given where it has `saved`."""
 
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The way that the kernels take over a view, and what they are given for it."""
-
-    way: Literal["resident", "looped", "cooperative", "streaming"]
-    cut: Cut
-    arguments: Mapping[str, int]
-    constants: Mapping[str, int | bool]
-
-
-@functools.lru_cache(maxsize=4096)
-def plan(
-    v: View, device: torch.device, streaming: bool = False, together: tuple[int, int] = (0, 0)
-) -> Plan:
-    """The first way that fits, or `streaming`.
-
-    Worked out once for a view: a training step meets the same ones again and again. The cooperative
-    way is among them if `together`, COOPERATIVE and bytes of an element, names programs.
-    """
-    cut = None if streaming else resident_cut(v)
-    if cut is not None:
-        return Plan("resident", cut, v.sizes(), {**v.constants(), "R": cut.R, "K": cut.K})
-    way: Literal["looped", "cooperative", "streaming"] = "looped"
-    cut = None if streaming else looped_cut(v)
-    if cut is None and together[0] and not streaming and torch.version.hip is None:
-        way, cut = "cooperative", cooperative_cut(v, device, *together)
-    if cut is None:
-        way, cut = "streaming", streaming_cut(v, device)
-    arguments = {**v.sizes(), "tiles": cut.tiles}
-    if way != "looped":
-        arguments["per_split"] = cut.per_split
-    constants = {**v.constants(), "R": cut.R, "K": cut.K, "STAGES": STAGES}
-    return Plan(way, cut, arguments, constants)
+READ = ("g", "x", "saved", "residual", "bits")
+"""What all passes of the backward are given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,20 +75,19 @@ def forward(
     }  # fmt: skip
     io: dict[str, Any] = {"x": x, "y": y, "residual": residual, "bits": masked}
     flag = {"RENORM": renorm is not None}
-    to = plan(v, x.device, together=(COOPERATIVE, x.element_size()))
+    to = training_plan(v, x)
     if to.way in ("resident", "looped"):
         kernel = looped.looped_forward if to.way == "looped" else resident.resident_forward
-        _whole(kernel, to, {**io, **settled, "values": float(v.values)}, {**flag, "ACT": act})
+        whole(kernel, to, {**io, **settled, "values": float(v.values)}, {**flag, "ACT": act})
         return y, saved, bits
-    splits = to.cut.splits
-    staging = x.new_empty((4, splits, v.channels), dtype=torch.float32)
+    staging = x.new_empty((4, to.cut.splits, v.channels), dtype=torch.float32)
+    settled["staging"] = staging
     if to.way == "cooperative":
-        given = {**io, **settled, "staging": staging}
-        _together(cooperative.cooperative_forward, to, x, given, {**flag, "ACT": act})
+        at_once(cooperative.cooperative_forward, to, {**io, **settled}, {**flag, "ACT": act})
         return y, saved, bits
-    _pass(streaming.stats, to, {"x": x, "staging": staging, "SPLITS": splits}, {})
-    _per_channel(streaming.settle, v, to.cut, {"staging": staging, **settled}, flag)
-    _pass(streaming.apply, to, {**io, "saved": saved, **NO_RUNNING, "eps": eps}, {"ACT": act})
+    over_tiles(streaming.stats, to, {"x": x, "staging": staging, "SPLITS": to.cut.splits}, {})
+    per_channel(streaming.settle, v.channels, to.cut, settled, flag)
+    over_tiles(streaming.apply, to, {**io, "saved": saved, **NO_RUNNING, "eps": eps}, {"ACT": act})
     return y, saved, bits
 
 
@@ -167,7 +122,7 @@ def evaluate(
         "kept": saved if keep else None, "weight": weight, "bias": bias,
         "running_mean": running_mean, "running_var": running_var, "eps": eps,
     }  # fmt: skip
-    _pass(streaming.apply, plan(v, x.device, streaming=True), arguments, {"ACT": act})
+    over_tiles(streaming.apply, plan(v, x.device, streaming=True), arguments, {"ACT": act})
     return y, saved
 
 
@@ -200,35 +155,54 @@ def backward(
         "g": g, "x": x, "saved": saved,
         "residual": residual, "bits": bits if bits.numel() else None,
     }  # fmt: skip
-    flags = {"RENORM": saved.shape[0] == 7, "EVAL": evaluating}
-    to = plan(v, x.device, together=(0 if evaluating else COOPERATIVE, x.element_size()))
+    fixed = {"RENORM": saved.shape[0] == 7, "ACT": act}
+    given = {**read, **settled, "d_residual": written, "dx": dx}
+    to = plan(v, x.device) if evaluating else training_plan(v, x)
     if to.way in ("resident", "looped"):
         kernel = looped.looped_backward if to.way == "looped" else resident.resident_backward
-        given = {**read, "d_residual": written, "dx": dx, **settled}
-        _whole(kernel, to, given, {**flags, "ACT": act})
-        return found
-    splits = to.cut.splits
-    staging, means = None, None
-    if of_affine or not evaluating:
-        staging = x.new_empty((2, splits, v.channels), dtype=torch.float32)
-    if not evaluating:
-        means = x.new_empty((2, v.channels), dtype=torch.float32)
-    if to.way == "cooperative":
-        given = {**read, "d_residual": written, "dx": dx, **settled}
-        given |= {"staging": staging, "means": means}
-        fixed = {"RENORM": flags["RENORM"], "ACT": act}
-        _together(cooperative.cooperative_backward, to, x, given, fixed)
-        return found
-    first = {"d_residual": written, "dx": dx if evaluating else None, "staging": staging}
-    _pass(streaming.backward_stats, to, {**read, **first, "SPLITS": splits}, {"ACT": act})
-    if staging is not None:
-        sums = {"staging": staging, "saved": saved, "means": means, **settled}
-        _per_channel(streaming.backward_settle, v, to.cut, sums, flags)
-    if means is not None:
-        if written is not None:  # dz has been written: nothing has to be computed again
-            act, read = IDENTITY, {**read, "g": written, "residual": None, "bits": None}
-        _pass(streaming.backward_apply, to, {**read, "means": means, "dx": dx}, {"ACT": act})
+        whole(kernel, to, given, {**fixed, "EVAL": evaluating})
+    elif evaluating:
+        _evaluated_backward(to, given, fixed)
+    else:
+        given["staging"] = x.new_empty((2, to.cut.splits, v.channels), dtype=torch.float32)
+        given["means"] = x.new_empty((2, v.channels), dtype=torch.float32)
+        if to.way == "cooperative":
+            at_once(cooperative.cooperative_backward, to, given, fixed)
+        else:
+            _streaming_backward(to, given, fixed)
     return found
+
+
+def _streaming_backward(to: Plan, given: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
+    read, act, written = {name: given[name] for name in READ}, fixed["ACT"], given["d_residual"]
+    first = {"d_residual": written, "dx": None, "staging": given["staging"]}
+    first["SPLITS"] = to.cut.splits
+    over_tiles(streaming.backward_stats, to, {**read, **first}, {"ACT": act})
+    _settle_backward(to, given, fixed["RENORM"], evaluating=False)
+    if written is not None:  # dz has been written: nothing has to be computed again
+        act, read = IDENTITY, {**read, "g": written, "residual": None, "bits": None}
+    last = {"means": given["means"], "dx": given["dx"]}
+    over_tiles(streaming.backward_apply, to, {**read, **last}, {"ACT": act})
+
+
+def _evaluated_backward(to: Plan, given: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
+    x, splits = given["x"], to.cut.splits
+    staging = None
+    if given["d_weight"] is not None:
+        staging = x.new_empty((2, splits, x.shape[1]), dtype=torch.float32)
+    names = (*READ, "d_residual", "dx")
+    arguments = {name: given[name] for name in names} | {"staging": staging, "SPLITS": splits}
+    over_tiles(streaming.backward_stats, to, arguments, {"ACT": fixed["ACT"]})
+    if staging is not None:
+        sums = {**given, "staging": staging, "means": None}
+        _settle_backward(to, sums, fixed["RENORM"], evaluating=True)
+
+
+def _settle_backward(to: Plan, given: Mapping[str, Any], renorm: bool, evaluating: bool) -> None:
+    names = ("staging", "saved", "means", "d_weight", "d_bias", "values")
+    constants = {"RENORM": renorm, "EVAL": evaluating}
+    arguments = {name: given[name] for name in names}
+    per_channel(streaming.backward_settle, given["x"].shape[1], to.cut, arguments, constants)
 
 
 def gradients(
@@ -251,46 +225,3 @@ def _of_steps(counted: Tensor | None, renorm: Renorm | None) -> dict[str, Any]:
         return {"step": counted, "active": None, "newest": None, **limits}
     limits = dict(zip(names, renorm.limits, strict=True))
     return {"step": renorm.step, "active": renorm.active, "newest": renorm.newest, **limits}
-
-
-def _pass(
-    kernel: Any, to: Plan, arguments: Mapping[str, Any], constants: Mapping[str, Any]
-) -> None:
-    """Every tile once: a program for each block of channels and split."""
-    given, fixed = {**arguments, **to.arguments}, {**to.constants, **constants}
-    run(Launch(kernel, (to.cut.blocks, to.cut.splits), given, fixed, to.cut.warps))
-
-
-def _per_channel(
-    kernel: Any, v: View, cut: Cut, arguments: Mapping[str, Any], constants: Mapping[str, Any]
-) -> None:
-    """Every channel once, over the results of the splits."""
-    width = power_of_two(cut.splits)
-    block = max(16, min(128, MERGED // width))
-    given = {**arguments, "C": v.channels, "SPLITS": cut.splits}
-    grid = (-(-v.channels // block),)
-    warps = 8 if width * block > MERGED else 4
-    run(Launch(kernel, grid, given, {**constants, "SP": width, "BLOCK": block}, warps))
-
-
-def _together(
-    kernel: Any, to: Plan, x: Tensor, arguments: Mapping[str, Any], constants: Mapping[str, Any]
-) -> None:
-    """Everything in one launch, its programs waiting for each other; interpreted, by phases."""
-    cut, width = to.cut, power_of_two(to.cut.splits)
-    given = {**arguments, **to.arguments, "SPLITS": cut.splits}
-    given["flags"] = x.new_zeros((2, cut.blocks), dtype=torch.int32)
-    least = power_of_two(-(-cut.K // cut.splits))  # narrower, and there are too few programs
-    merged = min(cut.K, max(least, MERGED // width)) if to.constants["LAST"] else 1
-    fixed = {**to.constants, **constants, "SP": width, "WIDTH": merged}
-    grid, apart = (cut.blocks, cut.splits), interpreted() and x.device.type != "meta"
-    for phase in (0, 1, 2) if apart else (-1,):
-        run(Launch(kernel, grid, given, {**fixed, "PHASE": phase}, cut.warps, not apart))
-
-
-def _whole(
-    kernel: Any, to: Plan, arguments: Mapping[str, Any], constants: Mapping[str, Any]
-) -> None:
-    """Everything in one launch: a program for each block of channels."""
-    given, fixed = {**arguments, **to.arguments}, {**to.constants, **constants}
-    run(Launch(kernel, (to.cut.blocks,), given, fixed, to.cut.warps))

@@ -17,7 +17,7 @@ from test_fused_kernels import (
 )
 from torch import Tensor, nn
 
-from normbench.kernels.fused import batch_launches
+from normbench.kernels.fused import batch_plans
 from normbench.kernels.fused.launch import recording
 from normbench.kernels.fused.tiles import cooperative_cut, view
 
@@ -35,7 +35,7 @@ METHODS = pytest.mark.parametrize("method", BATCH_NORMS)
 def cooperating(monkeypatch: pytest.MonkeyPatch) -> None:
     if torch.version.hip is not None:
         pytest.skip("the cooperative way is not taken on AMD's GPUs")
-    monkeypatch.setattr(batch_launches, "COOPERATIVE", 2)
+    monkeypatch.setattr(batch_plans, "COOPERATIVE", 2)
 
 
 def inputs(shape: tuple[int, ...], memory_format: torch.memory_format) -> list[Tensor]:
@@ -58,7 +58,7 @@ def test_it_computes_what_streaming_does(
     with recording() as launches:
         found = step(ours, x, residual, g)
     assert [launch.cooperative for launch in launches] == [True, True]
-    monkeypatch.setattr(batch_launches, "COOPERATIVE", 0)
+    monkeypatch.setattr(batch_plans, "COOPERATIVE", 0)
     expected = step(streamed, x, residual, g)
     for one, other in zip(found, expected, strict=True):  # an ulp of bfloat16
         size = float(other.abs().max())
@@ -113,7 +113,7 @@ def test_two_at_once_on_two_streams(method: str, cooperating: None) -> None:
 def test_more_programs_than_fit_are_refused(
     monkeypatch: pytest.MonkeyPatch, cooperating: None
 ) -> None:
-    monkeypatch.setattr(batch_launches, "COOPERATIVE", 64)
+    monkeypatch.setattr(batch_plans, "COOPERATIVE", 64)
     x, residual, g = inputs((8, 512, 28, 28), torch.channels_last)
     with pytest.raises(RuntimeError, match="cooperative"):
         step(layer_of("batch_norm_triton", 512), x, residual, g)

@@ -15,8 +15,8 @@ from test_batch_norm import FIRST, LAST, LOOPED, RESIDENT, STREAMING, case, form
 from traffic import Traffic, counted
 from triton.runtime.errors import InterpreterError
 
-from normbench.kernels.fused import batch_launches, proxy_cuts
 from normbench.kernels.fused import batch_norm as kernels
+from normbench.kernels.fused import batch_plans, proxy_cuts
 from normbench.kernels.fused.group_norm import group_norm
 from normbench.kernels.fused.launch import recording
 from normbench.kernels.fused.launch import run as launch
@@ -122,7 +122,7 @@ def test_evaluation(how, memory_format, act, residual, forward, backward) -> Non
 @pytest.mark.parametrize("memory_format", [FIRST, LAST], ids=str)
 @pytest.mark.parametrize(("act", "residual", "forward", "backward"), COOPERATIVE)
 def test_cooperative(memory_format, act, residual, forward, backward, monkeypatch) -> None:
-    monkeypatch.setattr(batch_launches, "COOPERATIVE", 2)
+    monkeypatch.setattr(batch_plans, "COOPERATIVE", 2)
     layer = case(GEOMETRIES[STREAMING, memory_format], memory_format, torch.bfloat16, residual,
                  (0.0, 1.0))  # fmt: skip
     leaves = layer.as_type(torch.bfloat16)

@@ -23,7 +23,7 @@ from batch_reference import (
 from test_batch_norm import FIRST, LAST, SPREADS, case, fused, types
 from torch import Tensor
 
-from normbench.kernels.fused import batch_launches, tiles
+from normbench.kernels.fused import batch_launches, batch_plans, tiles
 from normbench.kernels.fused import batch_norm as kernels
 from normbench.kernels.fused.launch import Launch, recording
 from normbench.kernels.fused.tiles import IN_CACHE, View, cooperative_cut
@@ -54,16 +54,16 @@ def streaming(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Small tensors stream too: interpreting large ones takes long."""
     monkeypatch.setattr(tiles, "RESIDENT", 0)
     monkeypatch.setattr(tiles, "LOOPED", 0)
-    batch_launches.plan.cache_clear()
+    batch_plans.plan.cache_clear()
     yield
-    batch_launches.plan.cache_clear()
+    batch_plans.plan.cache_clear()
 
 
 @pytest.fixture
 def cooperating(streaming: None, monkeypatch: pytest.MonkeyPatch) -> None:
     if torch.version.hip is not None:
         pytest.skip("the cooperative way is not taken on AMD's GPUs")
-    monkeypatch.setattr(batch_launches, "COOPERATIVE", 2)
+    monkeypatch.setattr(batch_plans, "COOPERATIVE", 2)
 
 
 def names(launches: list[Launch]) -> set[str]:
@@ -125,8 +125,8 @@ def test_the_bits_of_streaming(shape, memory_format, act, merged, monkeypatch) -
     """Where both have the same splits; also where several programs share their merging."""
     with recording() as streamed:
         expected = step(shape, memory_format, act)
-    monkeypatch.setattr(batch_launches, "COOPERATIVE", 4)
-    monkeypatch.setattr(batch_launches, "MERGED", merged)
+    monkeypatch.setattr(batch_plans, "COOPERATIVE", 4)
+    monkeypatch.setattr(batch_plans, "MERGED", merged)
     with recording() as launches:
         found = step(shape, memory_format, act)
     assert launches[0].grid == streamed[0].grid
@@ -207,12 +207,12 @@ def test_evaluation_streams() -> None:
 
 def test_it_is_off_and_not_for_rocm(monkeypatch) -> None:
     v, meta = View(6272, 512, 1, True), torch.device("meta")
-    assert batch_launches.COOPERATIVE == 0
+    assert batch_plans.COOPERATIVE == 0
     monkeypatch.setattr(torch.version, "hip", None)
-    batch_launches.plan.cache_clear()
-    ways = [batch_launches.plan(v, meta, together=(n, 2)).way for n in (0, 2)]
+    batch_plans.plan.cache_clear()
+    ways = [batch_plans.plan(v, meta, together=(n, 2)).way for n in (0, 2)]
     assert ways == ["streaming", "cooperative"]
     monkeypatch.setattr(torch.version, "hip", "6.4")
-    batch_launches.plan.cache_clear()
-    assert batch_launches.plan(v, meta, together=(2, 2)).way == "streaming"
-    batch_launches.plan.cache_clear()
+    batch_plans.plan.cache_clear()
+    assert batch_plans.plan(v, meta, together=(2, 2)).way == "streaming"
+    batch_plans.plan.cache_clear()

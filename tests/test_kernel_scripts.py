@@ -200,13 +200,14 @@ def test_a_setting_is_what_the_kernels_are_launched_with(scripts: Any) -> None:
     tune: ModuleType = scripts("kernel_tune")
     from normbench.kernels.fused import batch_plans, tiles
 
-    usual = tiles.TILE, batch_plans.STAGES
-    v = tiles.View(4096, 64, 1, True)
+    def now() -> tuple[int, int, int]:
+        plan = batch_plans.plan(tiles.View(4096, 64, 1, True), torch.device("cpu"))
+        return plan.cut.R * plan.cut.K, plan.cut.warps, int(plan.constants["STAGES"])
+
+    usual = now()
     with tune.applied({"TILE": 4096, "STAGES": 4, "warps": 8}):
-        cut = batch_plans.streaming_cut(v, torch.device("cpu"))
-        assert (cut.R * cut.K, cut.warps, batch_plans.STAGES) == (4096, 8, 4)
-    assert usual == (tiles.TILE, batch_plans.STAGES)
-    assert batch_plans.streaming_cut(v, torch.device("cpu")).warps == 4
+        assert now() == (4096, 8, 4)
+    assert now() == usual == (tiles.TILE, 4, batch_plans.STAGES)
 
 
 def test_best_together_takes_of_each_constant_what_saved_most(scripts: Any) -> None:

@@ -18,8 +18,8 @@ from normbench.kernels.fused.layer import KernelLayer
 
 BATCH, SIZE = 4, 224
 
-TARGETS = {
-    # model: what a conv net with such activations can reach; the lines above each say why.
+COUNTED = {
+    # Hardly above what was counted, so that more is noticed. The targets: docs/performance.md.
     # Kept as in eager, and a bit for each value behind a residual.
     "resnet50": 1.02,
     "resnet18": 1.02,
@@ -51,7 +51,7 @@ def kept_bytes(model: nn.Module) -> int:
     return sum(storage.nbytes() for storage in kept.values())
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", COUNTED)
 def test_saved_for_backward(name: str) -> None:
     ours = timm.create_model(name)
     normbench.swap(ours, "batch_norm_triton")
@@ -60,4 +60,4 @@ def test_saved_for_backward(name: str) -> None:
         f"\n{name}: {eager / BATCH / 1e6:.1f} MB an image eager, {fused / BATCH / 1e6:.1f} fused: "
         f"{fused / eager:.3f}"
     )
-    assert fused / eager <= TARGETS[name]
+    assert fused / eager <= COUNTED[name]

@@ -44,25 +44,29 @@ class Plan:
 
 def training_plan(v: View, x: Tensor) -> Plan:
     """How training goes over x."""
-    return plan(v, x.device, together=(COOPERATIVE, x.element_size()))
+    return plan(v, x.device, programs=COOPERATIVE, element_size=x.element_size())
 
 
 @functools.lru_cache(maxsize=4096)
 def plan(
-    v: View, device: torch.device, streaming: bool = False, together: tuple[int, int] = (0, 0)
+    v: View,
+    device: torch.device,
+    streaming: bool = False,
+    programs: int = 0,
+    element_size: int = 0,
 ) -> Plan:
     """The first way that fits, or `streaming`.
 
     Worked out once for a view: a training step meets the same ones again and again. The cooperative
-    way is among them if `together`, COOPERATIVE and bytes of an element, names programs.
+    way is among them if `programs` of a multiprocessor are given.
     """
     cut = None if streaming else resident_cut(v)
     if cut is not None:
         return Plan("resident", cut, v.sizes(), {**v.constants(), "R": cut.R, "K": cut.K})
     way: Literal["looped", "cooperative", "streaming"] = "looped"
     cut = None if streaming else looped_cut(v)
-    if cut is None and together[0] and not streaming and torch.version.hip is None:
-        way, cut = "cooperative", cooperative_cut(v, device, *together)
+    if cut is None and programs and not streaming and torch.version.hip is None:
+        way, cut = "cooperative", cooperative_cut(v, device, programs, element_size)
     if cut is None:
         way, cut = "streaming", streaming_cut(v, device)
     arguments = {**v.sizes(), "tiles": cut.tiles}

@@ -31,7 +31,7 @@ class KernelLayer(nn.Module):
 
 
 class FusedNorm(KernelLayer):
-    """Mixed into a layer: `forward(x, residual=None)` is act(norm(x) + residual).
+    """Mixed into a layer: its forward is act(norm(x) + residual), the residual where it takes one.
 
     On devices and for types that the kernels do not take, the same is composed of eager layers.
     An activation that the kernels do not know is applied after them.

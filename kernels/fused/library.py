@@ -26,8 +26,9 @@ def operator(
     Args:
         name: of the operator.
         fake: the same results without data, for compilers.
-        mutates: names of the arguments written in place. Autograd is told, as torch's own operators
-            tell it: to keep one for a backward and change it is an error then, not a wrong number.
+        mutates: names of the arguments written in place. Autograd is told when the operator runs:
+            to keep one for a backward and change it is an error then, not a wrong number. Not in
+            what `torch.compile` traces, nor do torch's own running averages say it.
     """
 
     def register(function: Callable[..., Any]) -> Any:

@@ -26,6 +26,9 @@ MOST_WARPS = 16
 MOST_PARTS = 256
 """Partial results of a sample's group; more would make their merge cost more than they save."""
 
+MOST_PROGRAMS = 65535
+"""Along the second axis of a grid, on CUDA devices."""
+
 MANY_GROUPS = 32
 """Channels of a block that holds several groups; twice a group's channels must fit."""
 
@@ -162,7 +165,12 @@ def resident_cut(v: SampleView, device: torch.device) -> SampleCut | None:
         return None
     cut = SampleCut(R, K, unit, 1, -(-v.channels // unit), 1, 1, 1, 1, warps)
     # What a program adds up per channel over its samples costs registers that large tiles need.
-    return _shared(cut, v.samples, device) if warps <= 2 else cut
+    return _shared(cut, v.samples, device) if warps <= 2 else one_by_one(cut, v.samples)
+
+
+def one_by_one(cut: SampleCut, samples: int) -> SampleCut:
+    """A program for each sample, or for as few as a grid allows."""
+    return replace(cut, per_program=-(-samples // MOST_PROGRAMS))
 
 
 def best_width(extent: int, narrowest: int, widest: int) -> int:
@@ -195,7 +203,7 @@ def _shared(cut: SampleCut, samples: int, device: torch.device) -> SampleCut:
     wanted = PROGRAMS_PER_MULTIPROCESSOR * multiprocessors(device)
     work = samples * cut.blocks
     if work >= wanted:
-        return replace(cut, per_program=-(-work // wanted))
+        return replace(cut, per_program=max(-(-work // wanted), -(-samples // MOST_PROGRAMS)))
     parts = max(1, min(cut.tiles, -(-wanted // work), MOST_PARTS // cut.pieces))
     per_part = -(-cut.tiles // parts)
     return replace(cut, parts=-(-cut.tiles // per_part), per_part=per_part)

@@ -24,6 +24,7 @@ from normbench.kernels.fused.proxy_cuts import (
     TILE,
     SampleCut,
     SampleView,
+    one_by_one,
     resident_cut,
     sample_view,
     streaming_cut,
@@ -153,11 +154,13 @@ def _stream_forward(layer: _Layer, y: Tensor, settle: Mapping[str, Any]) -> None
     x, v = layer.x, layer.v
     runs = v.runs()
     each = runs.samples // v.samples
-    first = replace(streaming_cut(runs, x.device, layer.at_once * each), per_program=1)
+    first = streaming_cut(runs, x.device, layer.at_once * each)
+    if first.parts == 1:
+        first = one_by_one(first, runs.samples)
     cut = streaming_cut(v, x.device, layer.at_once)
     parts = first.parts * first.pieces
     staging = x.new_empty((4, parts, v.samples * v.groups), dtype=torch.float32)
-    for chunk in layer.chunks(cut):
+    for chunk in layer.chunks(first, cut):
         wide = slice(chunk.start * each, chunk.stop * each)
         _pass(proxy_streaming.stats, runs, first, wide, {"x": x, "staging": staging}, {})
         channels = chunk.start == 0 and layer.learned.has_proxy

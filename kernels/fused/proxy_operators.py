@@ -29,7 +29,7 @@ def _forward_like(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     return torch.empty_like(x), statistics, x.new_empty((2, of_proxy), dtype=torch.float32)
 
 
-@operator("proxy_norm", _forward_like)
+@operator("sample_norm", _forward_like)
 def forward(
     x: Tensor,
     weight: Tensor | None,
@@ -57,7 +57,7 @@ def _backward_like(
     return torch.empty_like(x), of[0], of[1], of[2], of[3]
 
 
-@operator("proxy_norm_backward", _backward_like)
+@operator("sample_norm_backward", _backward_like)
 def backward(
     g: Tensor,
     x: Tensor,

@@ -23,8 +23,8 @@ LOOPED = 32768
 """Elements of a block of channels that one program goes over twice: 64 KiB in half types."""
 
 IN_CACHE = 24 << 20
-"""Bytes of x that the L2 cache is trusted to hold from one pass to the next: it has 50 MB on an
-H200, 40 on an A100, and y, or g and dx, go through it too."""
+"""Bytes of x up to which programs wait for each other: the L2 cache, 50 MB on an H200 and 40 on an
+A100, holds them from the forward's first pass to its second. The backward reads g again as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,15 +139,15 @@ def streaming_cut(v: View, device: torch.device) -> Cut:
 def cooperative_cut(v: View, device: torch.device, programs: int, element_size: int) -> Cut | None:
     """Tiles as of `streaming_cut`, for so many programs of a multiprocessor and no more.
 
-    None where x would leave the cache before it is read again, where there are more blocks of
-    channels than programs, and where rows of odd length would be read one value at a time: the
+    None where x would leave the cache before it is read again, where a block of channels has no
+    second program, and where rows of odd length would be read one value at a time: the
     addresses of two passes are more than the registers hold.
     """
     if v.values * v.channels * element_size > IN_CACHE or (v.last and v.channels % 2):
         return None
     R, K, blocks, tiles = _grid(v, TILE, 32 if v.channels <= 128 else 64)
     splits = min(programs * multiprocessors(device) // blocks, MOST_SPLITS, tiles)
-    return Cut(R, K, blocks, tiles, -(-tiles // splits), 4) if splits else None
+    return Cut(R, K, blocks, tiles, -(-tiles // splits), 4) if splits > 1 else None
 
 
 def looped_cut(v: View) -> Cut | None:

@@ -25,7 +25,7 @@ from triton.runtime.interpreter import InterpreterBuilder as Builder
 from normbench.kernels.fused import proxy_cuts, proxy_launches
 from normbench.kernels.fused import proxy_norm as kernels
 from normbench.kernels.fused import proxy_operators as operators
-from normbench.kernels.fused.launch import recording
+from normbench.kernels.fused.launch import Launch, recording
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")
 
@@ -82,8 +82,8 @@ def test_a_large_mean_costs_no_digits(shape, last, groups) -> None:
         assert (ours - ref).abs().max() < 5e-6  # the mean in one float: 1e-4
 
 
-def everything(made: Case, chunked: bool) -> tuple[list[Tensor], int]:
-    """What both launchers return, and the number of launches."""
+def everything(made: Case, chunked: bool) -> tuple[list[Tensor], list[Launch]]:
+    """What both launchers return, and the launches."""
     learned = proxy_launches.Learned(*made.parameters)
     to = proxy_launches.Settings(
         made.act, made.groups, EPS, PROXY_EPS, exact=True, chunked=chunked
@@ -91,7 +91,7 @@ def everything(made: Case, chunked: bool) -> tuple[list[Tensor], int]:
     with recording() as launches:
         y, statistics, moments = proxy_launches.forward(made.x, learned, to)
         gradients = proxy_launches.backward(made.g, made.x, statistics, moments, learned, to)
-    return [y, statistics, moments, *gradients], len(launches)
+    return [y, statistics, moments, *gradients], launches
 
 
 @pytest.mark.parametrize(("shape", "last", "groups", "programs"), [
@@ -105,9 +105,37 @@ def test_chunks_of_the_batch_change_no_bit(shape, last, groups, programs, monkey
     monkeypatch.setattr(proxy_cuts, "multiprocessors", lambda device: 2)
     whole, launches = everything(made, chunked=False)
     parts, more = everything(made, chunked=True)
-    assert launches == 6
-    assert more >= 12
+    assert len(launches) == 6
+    assert len(more) >= 12
     assert all(torch.equal(a, b) for a, b in zip(whole, parts, strict=True))
+
+
+@pytest.mark.parametrize(("shape", "last", "groups"), [
+    ((4096, 512, 28, 28), FIRST, 32), ((65536, 2048), FIRST, 1), ((70000, 32, 8, 8), LAST, 1),
+    ((2048, 64, 63, 63), FIRST, 32), ((131072, 64, 2, 2), FIRST, 64),
+])  # fmt: skip
+def test_grids_are_no_larger_than_a_device_takes(shape, last, groups) -> None:
+    x = torch.empty(shape, dtype=torch.bfloat16, device="meta")
+    x = x.contiguous(memory_format=torch.channels_last) if last else x
+    p = torch.empty(shape[1], device="meta")
+    for learned in ([p, p, p, p], [p, p, None, None]):
+        _, launches = everything(Case(x, x, learned, RELU, groups, True), chunked=False)
+        assert max(launch.grid[1] for launch in launches if len(launch.grid) > 1) <= 65535
+
+
+@pytest.mark.parametrize(("shape", "last", "groups"), [
+    ((5, 12, 27, 27), LAST, 1), ((5, 12, 27, 27), FIRST, 3), ((5, 160, 7, 7), LAST, 1),
+    ((5, 130, 7, 7), FIRST, 1),
+])  # fmt: skip
+def test_a_full_grid_shares_samples_out(shape, last, groups, monkeypatch) -> None:
+    made = case(shape, last, groups)
+    usual, _ = everything(made, chunked=False)
+    monkeypatch.setattr(proxy_cuts, "MOST_PROGRAMS", 2)
+    monkeypatch.setattr(proxy_cuts, "multiprocessors", lambda device: 1)
+    found, launches = everything(made, chunked=False)
+    assert {launch.grid[1] for launch in launches if len(launch.grid) > 1} <= {1, 2}
+    for a, b in zip(usual, found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)  # sums in another order
 
 
 def test_a_zero_initialised_gamma_passes_gradients() -> None:

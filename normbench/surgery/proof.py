@@ -49,17 +49,20 @@ def prove(
     expected = {slot.name for slot in slots if slot.values_per_sample}
     tried: list[torch.Tensor] = []
     problem: ValueError | None = None
-    for example in examples:
-        tried.append(example)
-        ran, problem = _attempt(model.train(), expected, example, label)
-        if problem is None:
-            return _all_reached(model, expected, ran, [])
-    note = f"{EVALUATION_ONLY}, since in training {problem}"
-    for example in tried:
-        ran, problem = _attempt(model.eval(), expected, example, label)
-        if problem is None:
-            return _all_reached(model, expected, ran, [note])
-    raise _failed(model, label, tried[-1], problem) from problem
+    try:
+        for example in examples:
+            tried.append(example)
+            ran, problem = _attempt(model.train(), expected, example, label)
+            if problem is None:
+                return _all_reached(model, expected, ran, [])
+        note = f"{EVALUATION_ONLY}, since in training {problem}"
+        for example in tried:
+            ran, problem = _attempt(model.eval(), expected, example, label)
+            if problem is None:
+                return _all_reached(model, expected, ran, [note])
+        raise _failed(model, label, tried[-1], problem) from problem
+    finally:
+        problem = None  # it holds this frame, and so the model
 
 
 def _all_reached(

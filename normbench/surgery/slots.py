@@ -158,17 +158,20 @@ def _watch_smallest(
     slots = {name: (m, p.num_features) for name, (m, p) in found.items() if isinstance(p, Parts)}
     outside = list(walk(model))
     problem: Exception | None = None
-    for example in candidates(model, example_input):
-        try:
-            return example, watch(model, slots, outside, example)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # whatever a model raises at a size it was not built for
-            problem, shape = error, tuple(example.shape)
-    raise SurgeryError(
-        f"{type(model).__name__} does not run on an input of shape {shape}: {problem}"
-        + ("; pass example_input" if example_input is None else "")
-    ) from problem
+    try:
+        for example in candidates(model, example_input):
+            try:
+                return example, watch(model, slots, outside, example)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # whatever a model raises at a size it was not built for
+                problem, shape = error, tuple(example.shape)
+        raise SurgeryError(
+            f"{type(model).__name__} does not run on an input of shape {shape}: {problem}"
+            + ("; pass example_input" if example_input is None else "")
+        ) from problem
+    finally:
+        problem = None  # it holds this frame, and so the models of all that called it
 
 
 def _slot(name: str, parts: Parts, sighting: Sighting) -> Slot:

@@ -1,7 +1,9 @@
 """What a swap must not change, and that what it leaves can be used like any model."""
 
 import copy
+import gc
 import io
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -12,6 +14,7 @@ from torch.nn.utils import parametrize
 
 from normbench import surgery
 from normbench.registry import RegistryError
+from normbench.surgery import slots
 
 METHODS = ["batch_norm", "batch_renorm", "group_norm", "proxy_norm", "weight_standardization"]
 X = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -113,3 +116,37 @@ def _swapped(name: str, method: str) -> nn.Module:
     model = timm.create_model(name)
     surgery.swap(model, method)
     return model
+
+
+class Fussy(nn.Module):
+    """Runs at 200×200 alone, which is not the first size that is tried."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.default_cfg = {"input_size": (3, 200, 200)}
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 8, 8), nn.BatchNorm2d(4), nn.Flatten())
+        self.head = nn.Linear(4 * 25 * 25, 6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.head(self.stem(x))
+        return out
+
+
+def test_nothing_of_a_model_outlives_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that was caught holds what ran: one more model of memory until Python collects."""
+    kept: list[weakref.ref[nn.Module]] = []
+
+    def noted(model: nn.Module) -> nn.Module:
+        kept.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(slots, "duplicate", lambda model: noted(copy.deepcopy(model)))
+    gc.collect()
+    gc.disable()
+    try:
+        model = noted(Fussy())
+        surgery.swap(model, "group_norm")
+        del model
+        assert [model() for model in kept] == [None, None]
+    finally:
+        gc.enable()

@@ -44,7 +44,7 @@ def check(
 
 @suite_app.command()
 def cells(file: SuiteFile, out: Out = None) -> None:
-    """Print the cells of a suite as JSON lines, what the lean worker reads."""
+    """Print the cells of a suite as JSON lines, what the lean worker reads; NAME.gz is packed."""
     from normbench.cells import canonical_json
     from normbench.suites import expand, load_suite
 
@@ -63,5 +63,9 @@ def schema(out: Out = None) -> None:
 def _print(text: str, out: Path | None) -> None:
     if out is None:
         typer.echo(text, nl=False)
+    elif out.suffix == ".gz":
+        import gzip
+
+        out.write_bytes(gzip.compress(text.encode(), mtime=0))  # the same text, the same file
     else:
         out.write_text(text, encoding="utf-8")

@@ -23,8 +23,10 @@ from normbench.registry import (
     resolve_params,
     variant,
 )
+from normbench.suites.cost_schema import COST_TASKS, CostModelEntry
 from normbench.suites.errors import Complaint, Location
-from normbench.suites.schema import DatasetEntry, MethodEntry, ModelEntry, Training, Tune
+from normbench.suites.parts import MethodEntry, ModelEntry
+from normbench.suites.schema import DatasetEntry, Training, Tune
 
 _SET_BY_THE_TASK = ("pretrained", "num_classes", "in_chans")
 """Arguments of `timm.create_model` that follow from the dataset and the protocol."""
@@ -133,7 +135,8 @@ def _models(data: Mapping[str, Any], line_of: Lines) -> Iterator[Complaint]:
 
     importlib.import_module("normbench.networks")  # registers our small networks into timm
     seen: dict[str, Location] = {}
-    for at, entry in _entries(data, "models", "name", ModelEntry):
+    kind = CostModelEntry if data.get("task") in COST_TASKS else ModelEntry
+    for at, entry in _entries(data, "models", "name", kind):
         if not timm.is_model(entry.name):
             names = nearest(entry.name, timm.list_models())
             known = names if names.startswith("did") else "see timm.list_models()"
@@ -142,7 +145,8 @@ def _models(data: Mapping[str, Any], line_of: Lines) -> Iterator[Complaint]:
             if key in entry.args:
                 message = "is set by the task, the same for every cell; remove it"
                 yield Complaint((*at, "args", key), message, about_key=True)
-        key = canonical_json([entry.name, entry.args])
+        size = entry.image_size if isinstance(entry, CostModelEntry) else None
+        key = canonical_json([entry.name, entry.args, size])
         yield from _repeats(seen, key, at, f"the model {entry.name}", line_of)
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from normbench.cells import Cell, canonical_json
+from normbench.suites.cost_schema import CostExclusion, CostSuite
 from normbench.suites.errors import Problem, SuiteError
-from normbench.suites.schema import Exclusion, Suite
+from normbench.suites.parts import Exclusion, ModelEntry, Point
+from normbench.suites.schema import Suite
 
 
 def expand(suite: Suite) -> list[Cell]:
     """All cells of a suite.
 
-    The order is seed, model, dataset, batch size, method, each as the file has it: the methods of
+    The order is seed, model, data set (or what is varied in its place), batch size, method, each
+    as the file has it: the methods of
     one setting run next to each other, and one whole picture is there after the first seed.
 
     Raises:
@@ -37,7 +40,8 @@ def expand(suite: Suite) -> list[Cell]:
 
 def excluding(suite: Suite, cell: Cell) -> list[int]:
     """Indices of the `exclude` entries that match a cell."""
-    return [i for i, entry in enumerate(suite.exclude) if _matches(entry, cell)]
+    entries: Sequence[Exclusion | CostExclusion] = suite.exclude
+    return [i for i, entry in enumerate(entries) if _matches(entry, cell)]
 
 
 def idle_exclusions(suite: Suite) -> list[int]:
@@ -48,17 +52,23 @@ def idle_exclusions(suite: Suite) -> list[int]:
 
 def _grid(suite: Suite) -> Iterator[Cell]:
     methods = list(_methods(suite))
-    config = suite.config()
     for seed in suite.seeds:
+        for model, point in _points(suite):
+            for name, params, label in methods:
+                yield Cell(
+                    suite.name, suite.task, name, params, label, model.name, model.args,
+                    point.dataset, point.dataset_args, point.batch_size, seed, point.precision,
+                    point.config,
+                )  # fmt: skip
+
+
+def _points(suite: Suite) -> Iterator[tuple[ModelEntry, Point]]:
+    if isinstance(suite, CostSuite):
+        for costed in suite.models:
+            yield from ((costed, point) for point in suite.points(costed))
+    else:
         for model in suite.models:
-            for dataset in suite.datasets:
-                for batch_size in model.batch_sizes or suite.batch_sizes:
-                    for name, params, label in methods:
-                        yield Cell(
-                            suite.name, suite.task, name, params, label, model.name, model.args,
-                            dataset.source, dataset.options(), batch_size, seed, suite.precision,
-                            config,
-                        )  # fmt: skip
+            yield from ((model, point) for point in suite.points(model))
 
 
 def _methods(suite: Suite) -> Iterator[tuple[str, dict[str, Any], str]]:
@@ -70,10 +80,11 @@ def _methods(suite: Suite) -> Iterator[tuple[str, dict[str, Any], str]]:
         yield name, resolve_params(name, given), variant(name, given)
 
 
-def _matches(entry: Exclusion, cell: Cell) -> bool:
+def _matches(entry: Exclusion | CostExclusion, cell: Cell) -> bool:
     wanted = entry.model_dump(exclude_none=True)
     methods = wanted.pop("method", None)
-    return all(getattr(cell, key) in values for key, values in wanted.items()) and (
+    values = cell.to_json() | dict(cell.config)
+    return all(values[key] in chosen for key, chosen in wanted.items()) and (
         methods is None or any(_is_variant(cell, text) for text in methods)
     )
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from normbench.suites.cost_schema import COST_TASKS, CostSuite
 from normbench.suites.errors import Complaint, Problem, SuiteError
 from normbench.suites.expand import expand, idle_exclusions
-from normbench.suites.schema import Suite
+from normbench.suites.schema import AccuracySuite, Suite
 from normbench.suites.yaml_source import Source, read
 
 
@@ -28,10 +29,11 @@ def load_suite(path: str | Path) -> Suite:
 
     found = list(source.complaints)
     suite: Suite | None = None
+    kind = CostSuite if source.data.get("task") in COST_TASKS else AccuracySuite
     try:
-        suite = Suite.model_validate(source.data)
+        suite = kind.model_validate(source.data)
     except ValidationError as error:
-        found += translate.complaints(error)
+        found += translate.complaints(error, kind)
     found += checks.complaints(source.data, lambda at: source.problem(Complaint(at, "")).line)
     if suite is not None and not found:
         found += _of_the_grid(suite)
@@ -42,7 +44,8 @@ def load_suite(path: str | Path) -> Suite:
 
 def _of_the_grid(suite: Suite) -> Iterator[Complaint]:
     ids: list[str] = []
-    for index, claim in enumerate(suite.claims):
+    claims = suite.claims if isinstance(suite, AccuracySuite) else ()
+    for index, claim in enumerate(claims):
         if claim.id in ids:
             yield Complaint(("claims", index, "id"), f"the id {claim.id!r} is taken already")
         ids.append(claim.id)

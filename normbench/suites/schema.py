@@ -2,93 +2,39 @@
 
 The models are the one place where keys, types, bounds, defaults and their descriptions stand; the
 JSON Schema for editors is made from them. What needs the catalogue, timm or the data sources is
-checked in checks.py.
+checked in checks.py. Here are the suites that train; those that measure costs are in
+cost_schema.py, and what both are made of in parts.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    GetJsonSchemaHandler,
-    JsonValue,
-    StrictBool,
-    StrictInt,
-    StrictStr,
-    model_validator,
+from pydantic import Field, StrictBool, TypeAdapter, model_validator
+from pydantic_core import PydanticCustomError
+
+from normbench.suites.cost_schema import CostSuite
+from normbench.suites.parts import (
+    Claim,
+    Count,
+    Exclusion,
+    Fraction,
+    Many,
+    MethodEntry,
+    ModelEntry,
+    Name,
+    Named,
+    Number,
+    Part,
+    Point,
+    Positive,
+    Seed,
+    Share,
+    Text,
+    Unique,
+    Whole,
 )
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
-
-T = TypeVar("T")
-
-Text = Annotated[StrictStr, Field(min_length=1)]
-Name = Annotated[
-    StrictStr, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", description="lower case, digits, . _ -")
-]
-Count = Annotated[StrictInt, Field(ge=1)]
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Fraction = Annotated[Number, Field(ge=0, le=1)]
-Share = Annotated[Number, Field(gt=0, lt=1)]
-Positive = Annotated[Number, Field(gt=0)]
-Whole = Annotated[StrictInt, Field(ge=0)]
-Seed = Annotated[StrictInt, Field(ge=0, le=2**32 - 1)]
-
-
-def _unique(values: tuple[T, ...]) -> tuple[T, ...]:
-    for index, value in enumerate(values):
-        if value in values[:index]:
-            raise PydanticCustomError("unique", "{value} stands there twice", {"value": value})
-    return values
-
-
-@dataclass(frozen=True, slots=True)
-class _Named:
-    """A bare string stands for a mapping with one key: `resnet18` for `{name: resnet18}`."""
-
-    key: str
-
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
-        def expand(value: Any) -> Any:
-            return {self.key: value} if isinstance(value, str) else value
-
-        return core_schema.no_info_before_validator_function(expand, handler(source))
-
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        return {"anyOf": [{"type": "string"}, handler(schema)]}
-
-
-class _OneOrMany:
-    """A bare value stands for a list of one."""
-
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
-        def expand(value: Any) -> Any:
-            return value if isinstance(value, list) else [value]
-
-        return core_schema.no_info_before_validator_function(expand, handler(source))
-
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        many = handler(schema)
-        return {"anyOf": [many["items"], many]}
-
-
-Many = Annotated[tuple[T, ...], Field(strict=False, min_length=1)]
-Unique = Annotated[Many[T], AfterValidator(_unique)]
-OneOrMany = Annotated[Many[T], _OneOrMany()]
 
 Optimizer = Literal["sgd", "adamw"]
 Schedule = Literal["cosine", "constant"]
@@ -96,30 +42,7 @@ Decay = Annotated[Number, Field(ge=0)]
 Momentum = Annotated[Number, Field(ge=0, lt=1)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class MethodEntry(_Part):
-    """A method with parameters; the string `name(key=value)` means the same."""
-
-    name: Text = Field(description="method of the catalogue (normbench methods)")
-    params: dict[str, JsonValue] = Field(default_factory=dict, description="its parameters")
-
-
-class ModelEntry(_Part):
-    """A timm model; a bare string is its name."""
-
-    name: Text = Field(description="timm model, or a network that normbench registers")
-    args: dict[str, JsonValue] = Field(
-        default_factory=dict, description="keyword arguments of timm.create_model"
-    )
-    batch_sizes: Unique[Count] | None = Field(
-        default=None, description="instead of the suite's, for this model"
-    )
-
-
-class DatasetEntry(_Part):
+class DatasetEntry(Part):
     """A dataset with options; a bare string is its source."""
 
     source: Text = Field(
@@ -154,7 +77,7 @@ class DatasetEntry(_Part):
         return self.model_dump(exclude={"source"}, exclude_none=True)
 
 
-class Training(_Part):
+class Training(Part):
     """How a cell is trained. Exactly one of `samples` and `epochs` sets the budget."""
 
     samples: Count | None = Field(default=None, description="training samples seen in total")
@@ -193,7 +116,7 @@ class Training(_Part):
         return self
 
 
-class Grid(_Part):
+class Grid(Part):
     """Values to try. The budget is not among the keys: it is the same for every variant."""
 
     optimizer: Unique[Optimizer] | None = None
@@ -214,7 +137,7 @@ class Grid(_Part):
         return self
 
 
-class Tune(_Part):
+class Tune(Part):
     """Trials inside every cell, judged on the validation split, all of them recorded."""
 
     grid: Grid
@@ -222,42 +145,15 @@ class Tune(_Part):
     metric: Literal["validation_accuracy", "validation_loss"] = "validation_accuracy"
 
 
-class Claim(_Part):
-    """A sentence from a paper, and the check that records can support or contradict."""
-
-    id: Name
-    text: Text
-    source: Text = Field(description="where it is claimed: arXiv id, table, page")
-    check: dict[str, JsonValue] = Field(description="evaluated on the records")
-
-
-class Exclusion(_Part):
-    """Leaves out the cells that match every key given here; a list matches any of its values."""
-
-    method: OneOrMany[Text] | None = Field(
-        default=None, description="a name (all its variants) or name(key=value)"
-    )
-    model: OneOrMany[Text] | None = None
-    dataset: OneOrMany[Text] | None = Field(default=None, description="the source")
-    batch_size: OneOrMany[Count] | None = None
-    seed: OneOrMany[Seed] | None = None
-
-    @model_validator(mode="after")
-    def _not_empty(self) -> Exclusion:
-        if not self.model_dump(exclude_none=True):
-            raise PydanticCustomError("exclusion", "an empty entry would leave out every cell")
-        return self
-
-
-class Suite(_Part):
+class AccuracySuite(Part):
     """What to compare, on what, how it is trained, and which claims it tests."""
 
     name: Name
     question: Text = Field(description="the question that the suite answers")
     task: Literal["accuracy"] = Field(description="what a cell measures")
-    methods: Many[Annotated[MethodEntry, _Named("name")]]
-    models: Many[Annotated[ModelEntry, _Named("name")]]
-    datasets: Many[Annotated[DatasetEntry, _Named("source")]]
+    methods: Many[Annotated[MethodEntry, Named("name")]]
+    models: Many[Annotated[ModelEntry, Named("name")]]
+    datasets: Many[Annotated[DatasetEntry, Named("source")]]
     batch_sizes: Unique[Count] = Field(description="samples in one forward pass")
     seeds: Unique[Seed] = Field(description="equal seeds are paired across methods")
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -268,6 +164,14 @@ class Suite(_Part):
     tune: Tune | None = None
     exclude: Annotated[tuple[Exclusion, ...], Field(strict=False)] = ()
     claims: Annotated[tuple[Claim, ...], Field(strict=False)] = ()
+
+    def points(self, model: ModelEntry) -> Iterator[Point]:
+        """The grid beside methods and seeds."""
+        for dataset in self.datasets:
+            for batch_size in model.batch_sizes or self.batch_sizes:
+                yield Point(
+                    dataset.source, dataset.options(), batch_size, self.precision, self.config()
+                )
 
     def config(self) -> Mapping[str, Any]:
         """`Cell.config` of the suite's cells, every key present but `recalibrate`.
@@ -282,9 +186,11 @@ class Suite(_Part):
         return {**training, "min_steps": self.min_steps, "tune": tune}
 
 
+Suite = AccuracySuite | CostSuite
+"""A suite of any task."""
+
+
 def json_schema() -> dict[str, Any]:
     """JSON Schema of a suite file, for editors that complete and check while one types."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **Suite.model_json_schema(),
-    }
+    by_task = TypeAdapter(Annotated[Suite, Field(discriminator="task")])
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **by_task.json_schema()}

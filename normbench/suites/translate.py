@@ -10,21 +10,31 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from normbench.registry import nearest
-from normbench.suites import schema
+from normbench.suites import cost_schema, parts, schema
 from normbench.suites.errors import Complaint, Location
 
-_MODELS: Mapping[str, type[BaseModel]] = {
-    "": schema.Suite,
-    "methods": schema.MethodEntry,
-    "models": schema.ModelEntry,
+Places = Mapping[str, type[BaseModel]]
+
+_TRAINING: Places = {
+    "": schema.AccuracySuite,
+    "methods": parts.MethodEntry,
+    "models": parts.ModelEntry,
     "datasets": schema.DatasetEntry,
     "training": schema.Training,
     "tune": schema.Tune,
     "tune.grid": schema.Grid,
-    "claims": schema.Claim,
-    "exclude": schema.Exclusion,
+    "claims": parts.Claim,
+    "exclude": parts.Exclusion,
 }
-"""Which model stands at a location, indices left out."""
+_COSTS: Places = {
+    "": cost_schema.CostSuite,
+    "methods": parts.MethodEntry,
+    "models": cost_schema.CostModelEntry,
+    "exclude": cost_schema.CostExclusion,
+}
+"""Which model stands at a location, indices left out, in either kind of suite."""
+
+TASKS = ("accuracy", *cost_schema.COST_TASKS)
 
 _KINDS = {
     "string_type": "text",
@@ -49,27 +59,37 @@ _SENTENCES: Mapping[str, Callable[[Any, Mapping[str, Any]], str]] = {
 }
 
 
-def complaints(error: ValidationError) -> Iterator[Complaint]:
-    """One complaint for each of pydantic's errors."""
+def complaints(error: ValidationError, kind: type[BaseModel]) -> Iterator[Complaint]:
+    """One complaint for each of pydantic's errors.
+
+    Args:
+        error: of the whole suite.
+        kind: which of the suites it was taken for.
+    """
+    places = _COSTS if kind is cost_schema.CostSuite else _TRAINING
     details = error.errors(include_url=False)
     misspelt = {
-        (detail["loc"][:-1], meant)
-        for detail in details
-        if detail["type"] == "extra_forbidden"
-        for meant in difflib.get_close_matches(str(detail["loc"][-1]), _keys(detail["loc"]), n=1)
+        (at[:-1], meant)
+        for at in (detail["loc"] for detail in details if detail["type"] == "extra_forbidden")
+        for meant in difflib.get_close_matches(str(at[-1]), _keys(at, places), n=1)
     }
     for detail in details:
-        location, kind, value = detail["loc"], detail["type"], detail["input"]
-        if kind == "too_short" and value:
+        location, wrong, value = detail["loc"], detail["type"], detail["input"]
+        if wrong == "too_short" and value:
             continue  # an entry is wrong, which is reported already; the list is not empty
-        if kind == "missing":
+        if wrong == "missing":
             if (location[:-1], location[-1]) not in misspelt:
                 message = f"the key {str(location[-1])!r} is missing"
                 yield Complaint(location[:-1], message, about_key=True)
-        elif kind == "extra_forbidden":
-            yield Complaint(location, _unknown_key(location), about_key=True)
+        elif wrong == "extra_forbidden":
+            yield Complaint(location, _unknown_key(location, places), about_key=True)
+        elif location == ("task",) and wrong == "literal_error":
+            yield Complaint(location, _not_among(value, ", ".join(TASKS)))
+        elif wrong == "foreign":
+            at = (*location, detail["ctx"]["key"])
+            yield Complaint(at, str(detail["msg"]), about_key=True)
         else:
-            yield Complaint(location, _sentence(kind, value, detail))
+            yield Complaint(location, _sentence(wrong, value, detail))
 
 
 def _sentence(kind: str, value: Any, detail: Mapping[str, Any]) -> str:
@@ -89,23 +109,23 @@ def _not_among(value: Any, expected: str) -> str:
     return f"{got} is unknown; {nearest(str(value), valid)}"
 
 
-def _unknown_key(location: Location) -> str:
+def _unknown_key(location: Location, places: Places) -> str:
     key, place = str(location[-1]), _place(location)
     if place == "tune.grid" and key in schema.Training.model_fields:
         return "is not tuned: every variant gets the same budget and the same evaluation"
-    for home, model in _MODELS.items():
+    for home, model in places.items():
         if key in model.model_fields and home in ("", "training") and place in ("", "training"):
             return f"belongs {f'under {home!r}' if home else 'at the top level'}"
-    return f"unknown key; {nearest(key, _keys(location))}"
+    return f"unknown key; {nearest(key, _keys(location, places))}"
 
 
 def _place(location: Location) -> str:
     return ".".join(part for part in location[:-1] if isinstance(part, str))
 
 
-def _keys(location: Location) -> list[str]:
+def _keys(location: Location, places: Places) -> list[str]:
     """The keys that are valid where this one stands."""
-    return list(_MODELS[_place(location)].model_fields)
+    return list(places[_place(location)].model_fields)
 
 
 def _describe(value: Any, wanted: str) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from normbench.cells import Cell, canonical_json
-from normbench.suites import Suite, SuiteError, expand
+from normbench.suites import SuiteError, expand
+from normbench.suites.schema import AccuracySuite
 
 CONFIG_KEYS = {
     "samples", "epochs", "min_steps", "accumulate", "optimizer", "lr", "lr_reference_batch",
@@ -19,7 +20,7 @@ CONFIG_KEYS = {
 
 
 def cells(data: dict[str, Any], **changes: Any) -> list[Cell]:
-    return expand(Suite.model_validate({**data, **changes}))
+    return expand(AccuracySuite.model_validate({**data, **changes}))
 
 
 def test_the_grid_is_complete(good: dict[str, Any]) -> None:

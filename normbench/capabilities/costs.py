@@ -37,7 +37,7 @@ def saved_bytes(subject: Subject) -> Answer:
     def remember(tensor: Tensor) -> Tensor:
         if _storage(tensor) not in own:
             kept[_storage(tensor)] = tensor.untyped_storage().nbytes()
-        return tensor
+        return tensor.detach()  # or a result would hold the node that saved it, and be held by it
 
     with saved_tensors_hooks(remember, lambda tensor: tensor):
         y = slot(x)

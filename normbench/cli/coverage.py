@@ -53,9 +53,9 @@ def coverage(
     A model that fails is a row with its reason. The whole of timm takes some minutes.
     """
     from normbench.cli import coverage_text
-    from normbench.engine.environment import available_cores
     from normbench.engine.isolation import Limits
     from normbench.surgery.coverage import families
+    from normbench.timing.machine import available_cores
 
     names = families(models)
     if out is not None:

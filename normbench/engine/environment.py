@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 import normbench
+from normbench.timing.machine import available_cores
 
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "triton", "pyarrow")
 """Packages whose version can change a number."""
@@ -58,13 +59,6 @@ def submitter() -> str:
     puts it there.
     """
     return os.environ.get("NORMBENCH_SUBMITTER", "").strip() or DEFAULT_SUBMITTER
-
-
-def available_cores() -> int:
-    """Cores this process may use, which on a shared machine are fewer than there are."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def describe(device: torch.device, threads: int | None = None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from normbench import registry, tasks
 from normbench.cells import Cell, Record, Status, cell_id, record_id
 from normbench.engine import environment
 from normbench.engine.numerics import reproducible
-from normbench.tasks.outcome import Outcome
+from normbench.tasks.outcome import Outcome, out_of_memory
 from normbench.tasks.training import AUTOCAST
 
 Notify = Callable[[float], None]
@@ -28,7 +28,6 @@ Notify = Callable[[float], None]
 REFUSAL = "values per channel"
 """A method's own words (registry.py) for: these statistics do not exist."""
 
-_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
 _MAX_NOTES = 10
 
 
@@ -88,7 +87,7 @@ def execute(
         if progress is not None:
             progress(min(max(fraction, 0.0), 1.0))
 
-    outcome = _attempt(cell, device, threads, watched)
+    outcome = _attempt(cell, device, threads_of(cell, threads), watched)
     return make_record(
         cell, outcome, device=device, threads=threads, submitter=submitter,
         started_at=started_at, wall_seconds=time.perf_counter() - began,
@@ -111,7 +110,9 @@ def make_record(
     except ValueError:  # a cell without a method or task fails; it still needs a name
         code_hash, protocol = "", 0
         work = cell_id(cell, code_hash, protocol)
-    where = environment.describe(device, threads)
+    where = environment.describe(device, threads_of(cell, threads))
+    if cell.task in tasks.AS_USERS_RUN:
+        where["numerics"] |= {"tf32": cell.precision == "tf32", "deterministic": False}
     hardware = environment.hardware_class(device)
     who = environment.submitter() if submitter is None else submitter
     return Record(
@@ -122,6 +123,11 @@ def make_record(
         submitter=who, started_at=started_at, wall_seconds=wall_seconds, notes=outcome.notes,
         data_fingerprint=outcome.data_fingerprint, fallback=fallback(cell, device),
     )  # fmt: skip
+
+
+def threads_of(cell: Cell, threads: int) -> int:
+    """CPU threads of a cell: its own number where it measures with so many, else the worker's."""
+    return int(cell.config.get("threads", threads))
 
 
 def timeout_seconds(cell: Cell) -> float:
@@ -155,12 +161,12 @@ def _attempt(cell: Cell, device: torch.device, threads: int, progress: Notify) -
         except CellTimeout:
             outcome = timed_out(cell)
         except Exception as error:
-            outcome = _failure(error, device)
+            outcome = _failure(error, cell, device)
     notes = dict.fromkeys((*outcome.notes, *(_warned(w) for w in caught)))
     return dataclasses.replace(outcome, notes=tuple(notes)[:_MAX_NOTES])
 
 
-def _failure(error: Exception, device: torch.device) -> Outcome:
+def _failure(error: Exception, cell: Cell, device: torch.device) -> Outcome:
     """Status and reason of an exception that ended a cell."""
     status = _status(error)
     details: tuple[str, ...] = ()
@@ -172,6 +178,9 @@ def _failure(error: Exception, device: torch.device) -> Outcome:
     # The frames hold the tensors that did not fit; the next cell needs their memory.
     traceback.clear_frames(error.__traceback__)
     if status == "oom":
+        size = cell.config.get("image_size")
+        at = f" at {size} px" if size else ""
+        reason = f"batch {cell.batch_size}{at} does not fit into memory: {reason}"
         gc.collect()
         if device.type == "cuda":
             torch.cuda.empty_cache()
@@ -179,11 +188,9 @@ def _failure(error: Exception, device: torch.device) -> Outcome:
 
 
 def _status(error: Exception) -> Status:
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+    if out_of_memory(error):
         return "oom"
     words = str(error).lower()
-    if isinstance(error, RuntimeError) and any(phrase in words for phrase in _MEMORY_WORDS):
-        return "oom"
     if isinstance(error, registry.UnsupportedError):
         return "unsupported"
     if isinstance(error, ValueError) and REFUSAL in words:

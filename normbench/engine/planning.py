@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from normbench import registry
+from normbench import registry, tasks
 from normbench.cells import Cell, Record
 from normbench.engine.changes import changed_data
 from normbench.engine.costs import Costs
-from normbench.engine.environment import available_cores, hardware_class, resolve_device
+from normbench.engine.environment import hardware_class, resolve_device
 from normbench.engine.execute import fallback, identify
 from normbench.spool import FAILED
+from normbench.timing.machine import available_cores, check_precision, check_threads
 
 if TYPE_CHECKING:
     from normbench.suites import Suite
@@ -103,8 +104,9 @@ def plan(
     target = resolve_device(device)
     hardware = hardware_class(target)
     cells: dict[str, Cell] = {}
-    for cell in select(cells_of(work), filters):
+    for cell in select(cells_of(work, target), filters):
         cells.setdefault(identify(cell)[0], cell)
+    check_machine(cells.values(), target, workers)
     store = Store(results_folder(out))
     everything = store.read()
     here = everything.filter(pl.col("hardware_class") == hardware)
@@ -131,7 +133,9 @@ def plan(
         seconds=tuple(costs.expect(cell) for cell in to_run),
         earlier=tuple(earlier[key] for key in cells if key in earlier),
         device=target,
-        workers=min(default_workers(target) if workers is None else workers, max(len(to_run), 1)),
+        workers=min(
+            default_workers(target, to_run) if workers is None else workers, max(len(to_run), 1)
+        ),
         costs=costs,
         borrowed=any(costs.expect(c) is not None and not costs.seen(c) for c in to_run),
         problems=(*store.problems, *sentences),
@@ -151,9 +155,28 @@ def _costs(here: Iterable[Record], elsewhere: Iterable[Record], device: torch.de
     return costs
 
 
-def default_workers(device: torch.device) -> int:
-    """One process per core on a CPU, one on a GPU, which cells must not share."""
-    return 1 if device.type == "cuda" else available_cores()
+def default_workers(device: torch.device, cells: Iterable[Cell] = ()) -> int:
+    """One process per core on a CPU; one where cells must not share: a GPU, and where they time."""
+    if device.type == "cuda" or any(cell.task in tasks.ALONE for cell in cells):
+        return 1
+    return available_cores()
+
+
+def check_machine(cells: Iterable[Cell], device: torch.device, workers: int | None) -> None:
+    """Refuse cells that this machine cannot measure as they ask to be.
+
+    Raises:
+        MachineError: for more threads than cores, or a precision that the device does not have.
+        PlanError: for several workers while cells time.
+    """
+    for cell in cells:
+        check_precision(cell.precision, device)
+        check_threads(int(cell.config.get("threads", 1)))
+        if cell.task in tasks.ALONE and (workers or 1) > 1:
+            raise PlanError(
+                f"cells of task {cell.task} time, and must run alone: {workers} workers would "
+                "measure each other; leave --workers away"
+            )
 
 
 def results_folder(out: str | os.PathLike[str] | None = None) -> Path:
@@ -161,11 +184,17 @@ def results_folder(out: str | os.PathLike[str] | None = None) -> Path:
     return Path(out or os.environ.get("NORMBENCH_RESULTS") or "results")
 
 
-def cells_of(work: str | os.PathLike[str] | Suite | Sequence[Cell]) -> list[Cell]:
+def cells_of(
+    work: str | os.PathLike[str] | Suite | Sequence[Cell], device: torch.device | None = None
+) -> list[Cell]:
     """The cells of a suite file, a suite, or cells themselves.
 
+    Args:
+        work: what to run.
+        device: where; a suite may be for another.
+
     Raises:
-        PlanError: if there are none.
+        PlanError: if there are none, or the suite is not for this device.
         SuiteError: if the file is not a suite.
     """
     if isinstance(work, Sequence) and not isinstance(work, str):
@@ -173,7 +202,12 @@ def cells_of(work: str | os.PathLike[str] | Suite | Sequence[Cell]) -> list[Cell
     else:
         from normbench.suites import expand, load_suite
 
-        cells = expand(load_suite(Path(work)) if isinstance(work, (str, os.PathLike)) else work)
+        suite = load_suite(Path(work)) if isinstance(work, (str, os.PathLike)) else work
+        wanted = getattr(suite, "device", "any")
+        if device is not None and wanted not in ("any", device.type):
+            here = "torch finds no CUDA device here" if wanted == "cuda" else "this is a CUDA run"
+            raise PlanError(f"suite {suite.name} is for device {wanted}, but {here}")
+        cells = expand(suite)
     if not cells:
         raise PlanError("there are no cells to run: the suite or list is empty")
     return cells

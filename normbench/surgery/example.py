@@ -37,7 +37,7 @@ def candidates(model: nn.Module, example_input: torch.Tensor | None) -> Iterator
         )
     configured, height, width = config["input_size"]
     # A stem that folds space into depth (TResNet) gives its first conv more than the image has.
-    channels = dict.fromkeys((_input_channels(model, config), configured))
+    channels = dict.fromkeys((input_channels(model), configured))
     sides = [(min(side, height), min(side, width)) for side in SMALL_SIDES]
     built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)
     sizes = [*sides, tuple(built_for or ()), (height, width)]
@@ -49,15 +49,16 @@ def candidates(model: nn.Module, example_input: torch.Tensor | None) -> Iterator
         yield image.to(device=_device(model), dtype=_dtype(model))
 
 
-def _input_channels(model: nn.Module, config: dict[str, object]) -> int:
-    """Channels of the first convolution: `in_chans` does not reach the configuration."""
+def input_channels(model: nn.Module) -> int:
+    """Channels of a timm model's first convolution: `in_chans` does not reach the configuration."""
+    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None) or {}
     first = config.get("first_conv")
     name = next(iter(first), None) if isinstance(first, (tuple, list)) else first
     for path, module in model.named_modules():
         is_first = path == name if isinstance(name, str) else isinstance(module, nn.Conv2d)
         if is_first and isinstance(channels := getattr(module, "in_channels", None), int):
             return channels
-    return int(config["input_size"][0])  # type: ignore[index]
+    return int(config["input_size"][0])
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from normbench.cells import Status
 
 
@@ -22,3 +24,14 @@ class Outcome:
     slots: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     data_fingerprint: str = ""
+
+
+_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, in whichever of torch's ways."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    words = str(error).lower()
+    return isinstance(error, RuntimeError) and any(phrase in words for phrase in _MEMORY_WORDS)

@@ -13,13 +13,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from itertools import chain
-from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
 from normbench import registry, surgery
@@ -30,6 +27,7 @@ from normbench.timing.case import LAYOUTS
 from normbench.timing.contestants import OURS
 from normbench.timing.entry import Entry, record_metrics
 from normbench.timing.rounds import in_turns
+from normbench.timing.saved import saved_bytes
 from normbench.timing.stopwatch import Stopwatch, Timer, as_users_run, stopwatch
 
 PROTOCOL = 1
@@ -71,20 +69,7 @@ class _Training:
 
     def saved_bytes(self) -> int:
         """What autograd keeps for the backward."""
-        parameters = list(self.model.parameters())
-        own = {_storage(t) for t in chain(parameters, self.model.buffers())}
-        # Autocast's copies of parameters, transposed ones too.
-        cast = {tuple(sorted(p.shape)) for p in parameters}
-        kept: dict[int, int] = {}
-
-        def remember(tensor: Tensor) -> Tensor:
-            if _storage(tensor) not in own and tuple(sorted(tensor.shape)) not in cast:
-                kept[_storage(tensor)] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        with saved_tensors_hooks(remember, lambda tensor: tensor):
-            self.loss()
-        return sum(kept.values())
+        return saved_bytes(self.model, self.loss).total
 
 
 def run(
@@ -168,7 +153,3 @@ def _take_turns(
             entries[name].failed(mode, error)
     for name, seconds in in_turns(timers, seconds=SECONDS, least=LEAST).items():
         entries[name].take(f"{mode}_step", seconds)
-
-
-def _storage(tensor: Tensor) -> Any:
-    return tensor.untyped_storage().data_ptr()

@@ -35,7 +35,7 @@ class Conditions:
     Attributes:
         batch_size: samples in one forward pass.
         seed: of the data order.
-        precision: `fp32`, `bf16` or `fp16`.
+        precision: `fp32`, `tf32`, `bf16` or `fp16`.
         device: where.
     """
 
@@ -45,8 +45,8 @@ class Conditions:
     device: torch.device
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Autocast of the precision; nothing for fp32."""
-        if self.precision == "fp32":
+        """Autocast of the precision; nothing for fp32 and tf32."""
+        if self.precision not in AUTOCAST:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=AUTOCAST[self.precision])
 

@@ -210,15 +210,19 @@ class CpuStopwatch:
 
 
 @contextlib.contextmanager
-def as_users_run() -> Iterator[None]:
-    """Kernels as they are chosen outside of cells: no deterministic ones forced, cuDNN by trial."""
+def as_users_run(*, by_trial: bool = True) -> Iterator[None]:
+    """Kernels as they are chosen outside of cells: no deterministic ones forced.
+
+    Args:
+        by_trial: whether cuDNN tries its kernels; the workspaces of those it tries take memory.
+    """
     forced = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    by_trial = torch.backends.cudnn.benchmark
+    before = torch.backends.cudnn.benchmark
     torch.use_deterministic_algorithms(False)
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = by_trial
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(forced, warn_only=warn_only)
-        torch.backends.cudnn.benchmark = by_trial
+        torch.backends.cudnn.benchmark = before

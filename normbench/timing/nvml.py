@@ -1,0 +1,118 @@
+"""Clocks, power, throttling and energy of a CUDA device, from NVIDIA's management library.
+
+Through nvidia-ml-py, which may be missing, as may the driver's library: the caller is told why.
+Energy is the difference of the board's counter, idle power included. That counter moves only every
+tenth of a second or so, hence runs of seconds, as Zeus (You et al., NSDI 2023) has them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+ENERGY_SECONDS = 2.0
+"""How long work is repeated for its energy."""
+
+HARMLESS = ("GpuIdle", "ApplicationsClocksSetting", "DisplayClockSetting")
+"""Reasons for lower clocks that are no throttling: nothing to do, or asked for."""
+
+
+class NvmlError(Exception):
+    """There is nothing to read, with the reason."""
+
+
+class Nvml:
+    """The sensors of one CUDA device."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Open them.
+
+        Raises:
+            NvmlError: if nvidia-ml-py or the driver's library is missing.
+        """
+        try:
+            import pynvml
+        except ImportError as error:
+            raise NvmlError("nvidia-ml-py is not installed") from error
+        self._nvml: Any = pynvml
+        try:
+            pynvml.nvmlInit()
+            uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+            self._handle = pynvml.nvmlDeviceGetHandleByUUID(uuid)
+        except pynvml.NVMLError as error:
+            raise NvmlError(f"NVML: {error}") from error
+
+    def state(self) -> dict[str, float]:
+        """`sm_clock_hz`, `memory_clock_hz`, `power_watts`, `temperature_celsius`, `throttled`.
+
+        What the device does not tell is left out. `throttled` is 1 if clocks are held down by
+        power, heat or another cause that nobody asked for.
+        """
+        nvml, handle = self._nvml, self._handle
+        reads: dict[str, Callable[[], float]] = {
+            "sm_clock_hz": lambda: 1e6 * nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
+            "memory_clock_hz": lambda: (
+                1e6 * nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)
+            ),
+            "power_watts": lambda: 1e-3 * nvml.nvmlDeviceGetPowerUsage(handle),
+            "temperature_celsius": lambda: float(
+                nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU)
+            ),
+            "throttled": self._throttled,
+        }
+        found: dict[str, float] = {}
+        for name, read in reads.items():
+            try:
+                found[name] = read()
+            except nvml.NVMLError:  # this board has no such sensor
+                continue
+        return found
+
+    def _throttled(self) -> float:
+        nvml = self._nvml
+        reasons = nvml.nvmlDeviceGetCurrentClocksEventReasons(self._handle)
+        for name in HARMLESS:
+            reasons &= ~int(getattr(nvml, f"nvmlClocksEventReason{name}"))
+        return float(reasons != 0)
+
+    def joules(self) -> float:
+        """Energy since the driver was loaded.
+
+        Raises:
+            NvmlError: if the board has no counter (before Volta).
+        """
+        try:
+            return 1e-3 * float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle))
+        except self._nvml.NVMLError as error:
+            raise NvmlError(f"NVML: {error}") from error
+
+
+def energy_per_run(
+    nvml: Nvml,
+    run: Callable[[], object],
+    synchronize: Callable[[], object],
+    seconds: float = ENERGY_SECONDS,
+    clock: Callable[[], float] = time.monotonic,
+) -> float:
+    """Joules of one run, of as many as fill the time.
+
+    Args:
+        nvml: the sensors.
+        run: the work; it has been run before.
+        synchronize: waits until the device has done it.
+        seconds: of the whole measurement.
+        clock: of the time.
+
+    Raises:
+        NvmlError: if the board has no energy counter.
+    """
+    synchronize()
+    before, end, runs = nvml.joules(), clock() + seconds, 0
+    while runs == 0 or clock() < end:
+        run()
+        synchronize()  # or the queue would hold far more work than fits the time
+        runs += 1
+    return (nvml.joules() - before) / runs

@@ -1,0 +1,92 @@
+"""Costs measured on a CUDA device: graphs beside launches, real peaks beside counted bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from normbench import registry
+from normbench.cells import Cell
+from normbench.engine.execute import execute
+from normbench.tasks import memory, throughput
+from normbench.tasks.outcome import Outcome
+from normbench.timing.nvml import Nvml, NvmlError
+from normbench.timing.peaks import GIB
+
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="no CUDA device: `make gpu` runs these on one"
+)
+
+CUDA = torch.device("cuda", 0)
+
+
+def cost_cell(task: str, method: str, **config: Any) -> Cell:
+    common = {"layout": "nhwc", "image_size": 64, "threads": 1, "timeout_seconds": 100}
+    precision, batch = config.pop("precision", "bf16"), config.pop("batch_size", 16)
+    return Cell(
+        suite="costs", task=task, method=method, params=registry.resolve_params(method),
+        variant=registry.variant(method), model="resnet18", model_args={}, dataset="none",
+        dataset_args={}, batch_size=batch, seed=0, precision=precision, config=common | config,
+    )  # fmt: skip
+
+
+def timed(method: str, mode: str = "train", **rest: Any) -> Outcome:
+    cell = cost_cell("throughput", method, mode=mode, compile=False, **rest)
+    return throughput.run(cell, CUDA, lambda fraction: None)
+
+
+@pytest.mark.parametrize("mode", ["train", "forward", "inference", "inference_folded"])
+def test_every_mode_is_launched_and_replayed(mode: str) -> None:
+    found = timed("group_norm", mode).metrics
+    assert 0 < found["graph_seconds"] <= 1.2 * found["seconds"]  # nothing waits for Python
+    assert {"ratio", "ratio_low", "graph_ratio", "graph_ratio_low"} <= found.keys()
+    assert 0 <= found["norm_share"] < 1
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16"])
+def test_other_precisions(precision: str) -> None:
+    if precision == "tf32" and torch.cuda.get_device_capability(CUDA) < (8, 0):
+        pytest.skip("this device has no tf32")
+    assert timed("batch_norm", precision=precision).metrics["ratio"] > 0
+
+
+def test_energy_and_clocks_where_nvml_tells() -> None:
+    outcome = timed("batch_norm")
+    missing = [note for note in outcome.notes if note.startswith("clocks, power and energy")]
+    try:
+        Nvml(CUDA).joules()
+    except NvmlError as error:
+        reason = str(error)
+        pytest.skip(f"{reason}; the record says so: {missing[0]}")
+    assert not missing
+    assert outcome.metrics["energy_joules"] > 0
+    assert outcome.metrics["sm_clock_hz"] > 1e8
+
+
+def test_a_batch_that_does_not_fit_is_an_oom_with_its_size() -> None:
+    cell = cost_cell("throughput", "batch_norm", mode="train", compile=False, batch_size=8_000_000)
+    record = execute(cell, device=CUDA)
+    assert record.status == "oom"
+    assert record.reason.startswith("batch 8000000 at 64 px does not fit into memory")
+    assert "GiB" in record.reason
+
+
+def test_the_allocators_peak_holds_what_autograd_keeps() -> None:
+    cell = cost_cell("memory", "batch_norm", budgets_gib=[], precision="fp32", batch_size=64)
+    found = memory.run(cell, CUDA, lambda fraction: None).metrics
+    least = 3 * found["parameter_bytes"] + found["buffer_bytes"]
+    above = found["peak_allocated_bytes"] - least
+    # At the height part of the gradients is not there yet, and the backward has tensors of its own.
+    assert 0.8 * found["saved_bytes"] < above + found["parameter_bytes"]
+    assert above < 2 * found["saved_bytes"]
+    assert found["peak_reserved_bytes"] >= found["peak_allocated_bytes"]
+
+
+def test_the_predicted_batch_is_near_the_one_that_fits() -> None:
+    cell = cost_cell("memory", "batch_norm", budgets_gib=[1], batch_size=64)
+    found = memory.run(cell, CUDA, lambda fraction: None).metrics
+    fits, predicted = found["largest_batch_1gib"], found["predicted_largest_batch_1gib"]
+    assert fits == pytest.approx(predicted, rel=0.15)
+    assert torch.cuda.memory_reserved(CUDA) < 2 * GIB

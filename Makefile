@@ -14,6 +14,7 @@ TESTS ?=
 UPDATE ?=
 TRITON ?= 3.6.0
 WORKERS ?= logical
+GPU_SUITES ?= small-batch throughput-cuda throughput-cuda-sweep memory-cuda
 PYTEST := $(BIN)/python -m pytest --timeout 900
 PARALLEL := -n $(WORKERS) --maxprocesses 8 --dist worksteal
 
@@ -40,7 +41,7 @@ site: .venv/run ## build the leaderboard from the records in results/ into site/
 	@echo "Open this file in a browser: $(CURDIR)/site/index.html"
 
 .PHONY: gpu
-gpu: ## on a CUDA machine: tests, kernels against their peers, suites/small-batch.yaml, in stages (docs/gpu.md)
+gpu: ## on a CUDA machine: tests, kernels against their peers, costs, suites/small-batch.yaml, in stages (docs/gpu.md)
 	@$(call find-gpu-python); exec "$$python" scripts/gpu.py $(if $(STAGE),--stage $(STAGE))
 
 # ---- what developers run ----
@@ -106,14 +107,16 @@ catalogue: .venv/run ## refresh leaderboard/catalogue.json and docs/catalogue.md
 	mv docs/catalogue.md.new docs/catalogue.md
 
 .PHONY: gpu-cells
-gpu-cells: .venv/run ## refresh the cells that `make gpu` reads from suites/small-batch.yaml
+gpu-cells: .venv/run ## refresh the cells that `make gpu` reads from the suites
 	mkdir -p suites/cells
-	$(BIN)/normbench suite cells $(SUITE) --out suites/cells/$(basename $(notdir $(SUITE))).cells.jsonl
+	for suite in $(GPU_SUITES); do \
+	  $(BIN)/normbench suite cells suites/$$suite.yaml --out suites/cells/$$suite.cells.jsonl.gz; \
+	done
 
 .PHONY: constraints
 constraints: .venv/dev ## resolve pyproject.toml anew into constraints.txt (all extras, newest versions)
 	mkdir -p build
-	$(BIN)/python -m pip install --dry-run --ignore-installed --quiet --report build/report.json '.[dev,onnx,ray,browser]'
+	$(BIN)/python -m pip install --dry-run --ignore-installed --quiet --report build/report.json '.[dev,onnx,ray,gpu,browser]'
 	$(BIN)/python scripts/constraints.py build/report.json
 
 .PHONY: clean

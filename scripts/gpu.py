@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import ast
 import collections
+import gzip
 import hashlib
 import importlib.util
 import json
@@ -33,7 +34,13 @@ STAGE_SECONDS = 470
 LAST_CELL_STARTS = 420
 RECORDS = ROOT / "gpu-records"
 SPOOL = RECORDS / "spool"
-CELLS = ROOT / "suites" / "cells" / "small-batch.cells.jsonl"
+CELLS = ROOT / "suites" / "cells"
+SUITES = {
+    "accuracy": ("small-batch",),
+    "throughput": ("throughput-cuda", "throughput-cuda-sweep"),
+    "memory": ("memory-cuda",),
+}
+"""By stage, the suites whose cells it runs, in this order."""
 TEST_FILES = {
     "tests": ("tests/gpu/test_cuda_*", "tests/contract/*", "tests/methods/*", "tests/surgery/*"),
     "kernel-tests": ("tests/gpu/test_fused_*", "tests/interpreter/*"),
@@ -68,9 +75,10 @@ def tests(stage: str) -> int:
     return FAILED if failed else DONE
 
 
-def accuracy(stage: str) -> int:
-    """Run the cells of suites/small-batch.yaml that no record from here answers yet."""
-    return _run(stage, CELLS.read_text(encoding="utf-8"))
+def suite_cells(stage: str) -> int:
+    """Run the cells of the stage's suites that no record from here answers yet."""
+    files = (CELLS / f"{suite}.cells.jsonl.gz" for suite in SUITES[stage])
+    return _run(stage, "".join(gzip.decompress(path.read_bytes()).decode() for path in files))
 
 
 def kernel_bench(stage: str) -> int:
@@ -99,7 +107,9 @@ STAGES: dict[str, Callable[[str], int]] = {
     "kernel-tests": tests,
     "kernel-bench": kernel_bench,
     "resnet50-step": resnet50_step,
-    "accuracy": accuracy,
+    "throughput": suite_cells,
+    "memory": suite_cells,
+    "accuracy": suite_cells,
     "kernel-tune": kernel_tune,
 }
 ON_REQUEST = ("kernel-tune",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import signal
@@ -157,6 +158,6 @@ def test_catalogue_and_cells_are_written_where_they_are_committed(make: Make) ->
     assert make("catalogue").returncode == 0
     for name in made:
         assert (make.folder / name).read_bytes() == (ROOT / name).read_bytes()
-    assert make("gpu-cells", "SUITE=suites/tiny.yaml").returncode == 0
-    cells = make.folder / "suites" / "cells" / "tiny.cells.jsonl"
-    assert len(cells.read_text(encoding="utf-8").splitlines()) == 4
+    assert make("gpu-cells", "GPU_SUITES=tiny").returncode == 0
+    cells = make.folder / "suites" / "cells" / "tiny.cells.jsonl.gz"
+    assert len(gzip.decompress(cells.read_bytes()).splitlines()) == 4

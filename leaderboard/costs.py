@@ -31,6 +31,9 @@ SHAPE = ("channels", "height", "width")
 COUNTED = frozenset({"saved_ratio"})
 """Ratios of counts: the same in every run, so that a record holds them without an interval."""
 
+DRIFT = 0.1
+"""Change of the times between the halves of a measurement from which on it is told."""
+
 Column = tuple[int, ...]
 """What a column of a board is for: the batch size, or N, C, H and W of a layer alone."""
 
@@ -92,6 +95,11 @@ class CostEntry:
     def seeds(self) -> int:
         """Seeds with a record, whatever their status."""
         return sum(self.statuses.values())
+
+    @property
+    def drifted(self) -> bool:
+        """Whether the second half of the rounds took longer or less long than the first."""
+        return abs((self.median("drift") or 1) - 1) > DRIFT
 
     def values(self, metric: str) -> list[float]:
         """A metric of every seed that has it."""

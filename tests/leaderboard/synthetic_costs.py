@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from synthetic_records import METHODS, record
+from synthetic_records import METHODS, examinations, record, study
 
 from normbench.cells import Record
 
@@ -33,10 +33,15 @@ def throughput(ratio: float = 1.2, half: float | None = 0.02, **fields: Any) -> 
     metrics = {
         **_times(base * ratio), **_times(base, "reference_"), **_ratio(ratio, half),
         "rounds": 25.0 if half else 4.0, "images_per_second": batch / (base * ratio),
-        "warm_up_runs": 3.0, "drift": 1.01, "norm_share": 1 - 0.8 / ratio,
+        "warm_up_runs": 3.0, "drift": 1.01, "norm_share": max(0.02, 1 - 0.8 / ratio),
         "reference_norm_share": 0.2, "norm_elements": 1e4 * batch, "norm_pass_bytes": 4e4 * batch,
         "parameters": 11e6, "min_values_per_channel": 4.0 * batch,
     }  # fmt: skip
+    config = fields.get("config", THROUGHPUT)
+    if config["mode"] == "inference_folded":
+        metrics |= {"folded": 20.0, "not_folded": 1.0}
+    if config["compile"]:
+        metrics |= {"compile_seconds": 12.0}
     if fields.get("hardware_class") == CUDA:
         metrics |= {
             "graph_seconds": base * ratio / 2, "graph_reference_seconds": base / 2,
@@ -110,6 +115,11 @@ def costs(variants: Iterable[str] = METHODS) -> list[Record]:
             made.append(memory(kept, model="nb_resnet10_1x1", hardware_class=CUDA, **who))
             made += [layer(ratio, **who), layer(ratio, config={**LAYER, "height": 8}, **who)]
     return made
+
+
+def everything() -> list[Record]:
+    """The suite, the examinations and the costs."""
+    return [*study(), *examinations(), *costs()]
 
 
 def _cost(

@@ -18,6 +18,11 @@ MODES: Mapping[str, str] = {
     "inference_folded": "inference, folded",
 }
 PARTS: Mapping[str, str] = {"forward": "forward", "both": "forward and backward"}
+_IN_TITLE = frozenset(
+    {"mode", "part", "compile", "processes", "activation", "image_size", "layout", "budgets_gib"}
+)
+"""Options that a title tells, or a table's columns."""
+
 MAIN = {
     "accuracy": ("test accuracy", "test_accuracy"), "throughput": ("ratio", "ratio"),
     "layer": ("ratio", "ratio"), "memory": ("saved ratio", "saved_ratio"),
@@ -106,21 +111,26 @@ def bounds(figure: Figure) -> str:
 
 
 def title(board: CostBoard) -> str:
-    """What was measured, in words."""
+    """What was measured, in words, so that the boards of a page are told apart."""
     config = board.config
     if board.task == "layer":
-        what = PARTS.get(config.get("part", ""), str(config.get("part", "one layer")))
-        processes = config.get("processes", 1)
-        return f"{what}, {board.precision}" + (f", {processes} processes" * (processes > 1))
-    mode = config.get("mode", "")
-    parts = [board.model, MODES.get(mode, mode), "compiled" if config.get("compile") else ""]
-    return ", ".join([part for part in parts if part] + [board.precision])
+        processes = int(config.get("processes", 1))
+        parts = [
+            str(PARTS.get(config.get("part", ""), config.get("part", ""))),
+            f"{processes} processes" if processes > 1 else "",
+            f"then {config['activation']}" if config.get("activation", "none") != "none" else "",
+        ]
+    else:
+        mode = str(config.get("mode", ""))
+        parts = [board.model, MODES.get(mode, mode), "compiled" if config.get("compile") else ""]
+    size = f"{config['image_size']}×{config['image_size']} " if "image_size" in config else ""
+    parts += [board.precision, size + str(config.get("layout", "")).upper()]
+    return ", ".join(part.strip() for part in parts if part.strip())
 
 
 def conditions(board: CostBoard) -> str:
     """The rest of what must agree, and the versions of torch that measured."""
-    said = {"mode", "part", "compile", "budgets_gib", "processes"}
-    parts = [_told(name, value) for name, value in board.config.items() if name not in said]
+    parts = [_told(name, value) for name, value in board.config.items() if name not in _IN_TITLE]
     parts += [f"{name} {value}" for name, value in board.model_args.items()]
     parts += [f"protocol {board.protocol}", f"setting {board.setting}"]
     return " · ".join([*parts, *_torch(board.rows)])
@@ -136,11 +146,9 @@ def main_figure(row: Row) -> str:
 
 
 def _told(name: str, value: Any) -> str:
-    if name == "image_size":
-        return f"{value}×{value} images"
     if name == "threads":
         return f"{value} thread{'' if value == 1 else 's'}"
-    return str(value).upper() if name == "layout" else f"{name.replace('_', ' ')} {value}"
+    return f"{name.replace('_', ' ')} {value}"
 
 
 def _torch(rows: Iterable[Row]) -> list[str]:

@@ -199,7 +199,7 @@ def test_tradeoff_says_when_models_differ(built: Path) -> None:
     assert wanted in text
     page = (built / "tradeoff.html").read_text(encoding="utf-8")
     articles = re.findall(r"<article.*?</article>", page, re.DOTALL)
-    same = [a for a in articles if "memory: nb_resnet10_1x1" in a and "<h3" in a]
+    same = [a for a in articles if "memory: nb_resnet10_1x1, fp32, 64×64 NCHW" in a and "<h3" in a]
     of_1x1 = page.partition("nb_resnet10_4x4 on")[0]
     assert same
     assert all("different models" not in a for a in same if a in of_1x1)

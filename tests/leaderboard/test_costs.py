@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,11 @@ def test_a_failure_is_an_entry_with_its_reason(costs_of: MakeCosts, status: str)
     found = only([board])
     assert (found.failures, found.reasons, found.ratio()) == ({status: 1}, ("because",), None)
     assert board.failures == [found]
+
+
+def test_what_a_failed_run_measured_does_not_count(costs_of: MakeCosts) -> None:
+    lost = replace(throughput(status="error"), metrics={"ratio": 1.0})
+    assert only(costs_of(lost)).ratio() is None
 
 
 def test_current_code_replaces_later_records_of_older_code(costs_of: MakeCosts) -> None:

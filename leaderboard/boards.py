@@ -160,7 +160,7 @@ def boards(frame: pl.DataFrame, catalogue: Catalogue) -> list[Board]:
         if row.task == "accuracy":
             by_suite[row.suite].append(row)
             groups[row.board_key].append(row)
-    references = {suite: _reference(rows) for suite, rows in by_suite.items()}
+    references = {suite: reference_variant(rows) for suite, rows in by_suite.items()}
     made = [_board(rows, references[key[0]], catalogue) for key, rows in groups.items()]
     return sorted(
         made, key=lambda b: (b.suite, b.dataset, b.model, b.hardware_class, b.protocol, b.setting)
@@ -198,7 +198,7 @@ def _board(rows: Sequence[Row], reference: str, catalogue: Catalogue) -> Board:
     cells: dict[tuple[str, int], list[Row]] = defaultdict(list)
     for row in rows:
         cells[row.variant, row.batch_size].append(row)
-    chosen = {key: _chosen(candidates, catalogue) for key, candidates in cells.items()}
+    chosen = {key: chosen_rows(candidates, catalogue) for key, candidates in cells.items()}
     kept = tuple(row for group in chosen.values() for row in group)
     batch_sizes = tuple(sorted({batch for _, batch in chosen}))
     names = {row.variant: row.method for row in kept}
@@ -223,7 +223,7 @@ def _board(rows: Sequence[Row], reference: str, catalogue: Catalogue) -> Board:
     )  # fmt: skip
 
 
-def _chosen(rows: Sequence[Row], catalogue: Catalogue) -> list[Row]:
+def chosen_rows(rows: Sequence[Row], catalogue: Catalogue) -> list[Row]:
     """One row per seed: of the current code or else of the newest older one, the latest record.
 
     Two code versions never share an entry. Of repeats the latest counts, not the best; but what
@@ -278,7 +278,7 @@ def _values(rows: Sequence[Row]) -> dict[int, float]:
     return {r.seed: r.metrics[METRIC] for r in rows if r.status == "ok" and METRIC in r.metrics}
 
 
-def _reference(rows: Sequence[Row]) -> str:
+def reference_variant(rows: Sequence[Row]) -> str:
     """BatchNorm as everybody has it: the usual eps (1e-5 or the slot's own), nothing else special.
 
     When it was measured has no say, so that a rerun does not change what a board compares to.

@@ -47,7 +47,7 @@ def accuracy_chart(
     """
     styles = styles or assign(v.name for v in board.variants)
     axes = axes or axes_of([board], WIDTH)
-    return _svg(_Drawing(board, axes, _emphasis(board, styles, focus)).panel(""))
+    return svg(_Drawing(board, axes, _emphasis(board, styles, focus)).panel(""))
 
 
 def picture(boards: Sequence[Board], title: str, caption: Sequence[str] = ()) -> str:
@@ -68,7 +68,7 @@ def picture(boards: Sequence[Board], title: str, caption: Sequence[str] = ()) ->
         title, subtitle=list(caption), fontSize=17, subtitleFontSize=12, offset=16,
         anchor="start", color=INK, subtitleColor=FAINT, subtitlePadding=5,
     )  # fmt: skip
-    return _svg(panels.properties(padding=18, title=heading), ground="white")
+    return svg(panels.properties(padding=18, title=heading), ground="white")
 
 
 def description(board: Board) -> str:
@@ -174,7 +174,8 @@ def _pixels(field: str, channel: Any) -> Any:
     return channel(f"{field}:Q", scale=None, axis=None)
 
 
-def _svg(chart: alt.LayerChart | alt.HConcatChart, ground: str = "transparent") -> str:
+def svg(chart: alt.LayerChart | alt.HConcatChart, ground: str = "transparent") -> str:
+    """The drawing as text, in the site's type and in colours that its style sheet knows."""
     spec = (
         chart.configure(font=FONT, background=ground)
         .configure_view(stroke=None)
@@ -189,6 +190,14 @@ def _svg(chart: alt.LayerChart | alt.HConcatChart, ground: str = "transparent") 
             titleFontSize=11.5,
             titleFontWeight="normal",
             titlePadding=8,
+        )
+        .configure_legend(
+            labelColor=FAINT,
+            titleColor=FAINT,
+            labelFontSize=12,
+            titleFontSize=12,
+            titleFontWeight="normal",
+            labelLimit=300,
         )
         .to_dict(context={"pre_transform": False})
     )

@@ -14,15 +14,17 @@ from markupsafe import Markup
 
 import normbench
 from normbench.cells import digest
-from normbench.leaderboard import charts, equations
-from normbench.leaderboard.boards import METRIC, Board, contrasts, is_older
+from normbench.leaderboard import charts, cost_charts, cost_fields, cost_pages, equations
+from normbench.leaderboard.boards import Board, contrasts, is_older
 from normbench.leaderboard.capabilities import Matrix, best
 from normbench.leaderboard.catalogue import Catalogue, Method, Probe
 from normbench.leaderboard.chart_layout import axes_of
+from normbench.leaderboard.costs import CostBoard
 from normbench.leaderboard.palette import Style, assign
 from normbench.leaderboard.provenance import Eager, conditions, off_board, summarise
 from normbench.leaderboard.rows import Row
-from normbench.stats import RANKING_SEEDS, Interval
+from normbench.leaderboard.tradeoff import Tradeoff
+from normbench.stats import RANKING_SEEDS, Interval, significant
 
 MAX_LISTED = 3000
 """Records that records.html lists; the downloads always hold all."""
@@ -37,6 +39,8 @@ class Content:
         questions: question by suite name, where the suite's file was at hand.
         problems: record files that could not be read.
         matrices: what methods can do; empty if no record says.
+        costs: boards of speed and memory.
+        tradeoffs: accuracy boards joined with them.
     """
 
     boards: tuple[Board, ...]
@@ -45,11 +49,22 @@ class Content:
     questions: Mapping[str, str]
     problems: tuple[str, ...]
     matrices: tuple[Matrix, ...]
+    costs: tuple[CostBoard, ...]
+    tradeoffs: tuple[Tradeoff, ...]
 
     @property
     def eager(self) -> list[Eager]:
         """Accuracy records that stand on no board."""
         return off_board(self.rows)
+
+    @property
+    def cost_pages(self) -> dict[str, str]:
+        """The pages of costs that there are, and their names."""
+        tasks = {board.task for board in self.costs}
+        tasks |= {left.task for left in off_board(self.rows, cost_pages.PAGES)}
+        pages = {cost_pages.PAGES[task] for task in tasks}
+        pages |= {cost_pages.TRADEOFF} if self.tradeoffs else set()
+        return {page: told for page, told in cost_pages.NAMES.items() if page in pages}
 
     @property
     def methods(self) -> list[Method]:
@@ -82,6 +97,7 @@ def render(content: Content) -> dict[str, str]:
         pages["capabilities.html"] = environment.get_template("capabilities.html").render(
             root="", themes=_themes(content.matrices)
         )
+    pages |= cost_pages.render(environment, content.costs, content.tradeoffs, content.rows)
     examined = best(row for matrix in content.matrices for row in matrix.rows)
     for method in content.methods:
         pages[f"methods/{slug(method.name)}.html"] = environment.get_template("method.html").render(
@@ -90,6 +106,7 @@ def render(content: Content) -> dict[str, str]:
             results=_results(content, method, styles),
             eager=[left for left in eager if left.method == method.name],
             examined=examined.get(method.name),
+            costs=cost_pages.of_method(content.costs, method.name),
         )
     return pages
 
@@ -183,9 +200,12 @@ def _environment(content: Content) -> Environment:
     )
     environment.filters |= {
         "percent": percent, "points": points, "slug": slug, "mathml": equations.mathml,
+        "significant": significant, "bounds": cost_fields.bounds, "cost_title": cost_fields.title,
+        "cost_conditions": cost_fields.conditions, "column_label": cost_charts.label,
+        "main_figure": cost_fields.main_figure,
     }  # fmt: skip
     environment.globals |= {
-        "content": content, "version": normbench.__version__, "metric": METRIC,
+        "content": content, "version": normbench.__version__,
         "ranking_seeds": RANKING_SEEDS, "is_older": is_older, "arxiv": _arxiv,
     }  # fmt: skip
     return environment

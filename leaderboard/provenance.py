@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,19 +27,20 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Eager:
-    """Accuracy records that stand on no board: a method ran its eager path in place of kernels."""
+    """Records that stand on no board: a method ran its eager path in place of its kernels."""
 
+    task: str
     method: str
     reason: str
     records: int
 
 
-def off_board(rows: Sequence[Row]) -> list[Eager]:
-    """By method and reason, the accuracy records of eager paths."""
+def off_board(rows: Sequence[Row], tasks: Collection[str] = ("accuracy",)) -> list[Eager]:
+    """By task, method and reason, the records of eager paths."""
     counts = Counter(
-        (row.method, row.fallback) for row in rows if row.task == "accuracy" and row.fallback
+        (row.task, row.method, row.fallback) for row in rows if row.task in tasks and row.fallback
     )
-    return [Eager(method, reason, count) for (method, reason), count in sorted(counts.items())]
+    return [Eager(*left, count) for left, count in sorted(counts.items())]
 
 
 def conditions(rows: Sequence[Row]) -> list[tuple[str, str]]:

@@ -13,8 +13,11 @@ from normbench.leaderboard import boards as boards_
 from normbench.leaderboard import catalogue as catalogue_
 from normbench.leaderboard import charts, pages, sources
 from normbench.leaderboard.capabilities import matrices
+from normbench.leaderboard.costs import TASKS, cost_boards
+from normbench.leaderboard.provenance import off_board
 from normbench.leaderboard.publish import NoRecordsError, SiteError, replacing
 from normbench.leaderboard.rows import read_rows
+from normbench.leaderboard.tradeoff import tradeoffs
 
 STATIC = Path(__file__).parent / "static"
 
@@ -24,12 +27,17 @@ class Built:
     """What a build left, and what it came across.
 
     Attributes:
-        eager: accuracy records of eager paths, which are on no board.
+        boards: of accuracy.
+        costs: boards of speed and memory.
+        tradeoffs: charts of accuracy against cost.
+        eager: records of eager paths, which are on no board.
     """
 
     index: Path
     records: int
     boards: int
+    costs: int
+    tradeoffs: int
     eager: int
     problems: tuple[str, ...]
 
@@ -62,6 +70,7 @@ def build(
         )
     methods = catalogue_.load(catalogue)
     made = boards_.boards(frame, methods)
+    costs = cost_boards(frame, methods)
     content = pages.Content(
         boards=tuple(made),
         rows=tuple(read_rows(frame)),
@@ -69,13 +78,23 @@ def build(
         questions=sources.questions(suites),
         problems=tuple(problems),
         matrices=matrices(frame, catalogue_.load_probes(catalogue), methods),
+        costs=tuple(costs),
+        tradeoffs=tuple(tradeoffs(made, costs)),
     )
     with replacing(out) as folder:  # checks `out` before the work of rendering
         _write(folder, pages.render(content))
         shutil.copytree(STATIC, folder / "static")
         _write_data(folder / "data", frame)
-    eager = sum(left.records for left in content.eager)
-    return Built(out.absolute() / "index.html", frame.height, len(made), eager, tuple(problems))
+    eager = off_board(content.rows, ("accuracy", *TASKS))
+    return Built(
+        index=out.absolute() / "index.html",
+        records=frame.height,
+        boards=len(made),
+        costs=len(costs),
+        tradeoffs=len(content.tradeoffs),
+        eager=sum(left.records for left in eager),
+        problems=tuple(problems),
+    )
 
 
 def _write(folder: Path, texts: Mapping[str, str]) -> None:

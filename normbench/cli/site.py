@@ -50,7 +50,10 @@ def build(
         raise typer.Exit(1) from None
     for problem in built.problems:
         typer.echo(f"Warning: {problem}", err=True)
-    typer.echo(f"Built {built.boards} boards from {built.records} records.")
+    counts = [f"{built.boards} boards of accuracy"]
+    counts += [f"{built.costs} of speed and memory"] if built.costs else []
+    counts += [f"{built.tradeoffs} charts of one against the other"] if built.tradeoffs else []
+    typer.echo(f"Built {', '.join(counts)} from {built.records} records.")
     if built.eager:
         typer.echo(f"On no board, as measured on an eager path: {built.eager} records.")
     typer.echo(f"Open {built.index.as_uri()}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import synthetic_records as synthetic
+from synthetic_costs import everything
 
 from normbench.cells import Record
 from normbench.leaderboard import catalogue, site
@@ -44,7 +45,7 @@ def study(tmp_path_factory: pytest.TempPathFactory, catalogue_file: Path) -> lis
 def built(tmp_path_factory: pytest.TempPathFactory, catalogue_file: Path) -> Path:
     """A site built from the same suite and examinations of its methods."""
     folder = tmp_path_factory.mktemp("site")
-    results = synthetic.store(folder / "results", synthetic.everything())
+    results = synthetic.store(folder / "results", everything())
     suites = folder / "suites"
     suites.mkdir()
     (suites / "a.yaml").write_text("name: invented\nquestion: Does <it> & why?\n")

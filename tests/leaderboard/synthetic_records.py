@@ -176,11 +176,6 @@ def examinations() -> list[Record]:
     ]
 
 
-def everything() -> list[Record]:
-    """The suite and the examinations."""
-    return [*study(), *examinations()]
-
-
 def catalogue_json() -> dict[str, Any]:
     """A catalogue of the methods above (batch_renorm is left out: a plugin, say)."""
     methods = {name: family for name, family, _ in METHODS.values() if name != "batch_renorm"}

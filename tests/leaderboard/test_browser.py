@@ -1,4 +1,4 @@
-"""The filter and the order of capabilities.html, in a browser; skipped where there is none."""
+"""Scripts of capabilities.html, and narrow pages, in a browser; skipped where there is none."""
 
 from __future__ import annotations
 
@@ -61,3 +61,13 @@ def test_yes_comes_first_and_words_stay_last(page: Any) -> None:
     assert methods(page) == ["group_norm", "proxy_norm", "batch_norm", "batch_renorm"]
     button.click()
     assert methods(page) == ["batch_norm", "group_norm", "proxy_norm", "batch_renorm"]
+
+
+@pytest.mark.parametrize("name", ["speed", "memory", "tradeoff", "methods/group_norm"])
+def test_costs_need_no_network_and_fit_a_telephone(page: Any, built: Path, name: str) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.set_viewport_size({"width": 400, "height": 800})
+    page.goto((built / f"{name}.html").as_uri())
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    assert (wide, [url for url in asked if not url.startswith(("file:", "data:"))]) == (400, [])

@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 import synthetic_records as synthetic
 from parsed_page import Page, html
+from synthetic_costs import everything
 
 from normbench.leaderboard import equations, pages, site
 from normbench.stats import t_interval
@@ -120,11 +121,11 @@ def test_the_suites_question_is_shown_escaped(built: Path) -> None:
 
 def test_every_record_is_listed(built: Path) -> None:
     text = Page(built / "records.html").text
-    assert [r.record_id for r in synthetic.everything() if r.record_id not in text] == []
+    assert [r.record_id for r in everything() if r.record_id not in text] == []
 
 
 def test_downloads_hold_every_record(built: Path) -> None:
-    ids = {r.record_id for r in synthetic.everything()}
+    ids = {r.record_id for r in everything()}
     parquet = pl.read_parquet(built / "data/records.parquet")
     csv = pl.read_csv(built / "data/records.csv", infer_schema_length=None)
     assert (set(parquet["record_id"]), set(csv["record_id"])) == (ids, ids)

@@ -19,6 +19,7 @@ TASKS = {
     "accuracy": "normbench.tasks.accuracy",
     "capability": "normbench.tasks.capability",
     "kernel": "normbench.tasks.kernel",
+    "layer": "normbench.tasks.layer",
     "step": "normbench.tasks.step",
 }
 """Task name to module. Modules are imported on first use."""

@@ -23,10 +23,13 @@ FLOORS = {
     2: ("kernels", "registry", "method_info", "methods", "domains"),
     3: ("surgery", "data", "networks", "recalibration"),
     4: ("tasks", "timing", "capabilities"),
-    5: ("engine", "store", "spool", "summary", "tracking", "stats", "suites", "claims", "doctor"),
+    5: (
+        "engine", "store", "spool", "summary", "tracking", "stats", "suites", "claims", "doctor",
+        "benchmark_json",
+    ),
     6: ("leaderboard",),
     7: ("cli", "__main__"),
-}
+}  # fmt: skip
 FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 
 LEAN = {"torch", "timm", "torchvision", "PIL", "yaml", "numpy", "pyarrow"}

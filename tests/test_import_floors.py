@@ -115,7 +115,13 @@ def test_imports_go_down(name: str) -> None:
     assert not climbs, "\n".join(climbs)
 
 
-@pytest.mark.parametrize("name", ["normbench.engine.worker", "normbench.spool"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "normbench.engine.worker", "normbench.spool", "normbench.tasks.layer",
+        "normbench.timing.follower",
+    ],
+)  # fmt: skip
 def test_executing_a_cell_loads_only_what_a_gpu_machine_has(name: str) -> None:
     assert name in modules()
     allowed = LEAN | set(sys.stdlib_module_names) | {"normbench", "__future__"}

@@ -4,7 +4,8 @@ Protocol 1. A training forward (`part: forward`), or forward and backward (`both
 of batch norm, each followed by the activation (which a method that owns it applies itself), on the
 same input, in interleaved rounds of one process. `ratio` is the median of the rounds' ratios of the
 method's time to batch norm's, with its 95% interval: above 1 the method is slower. Schedules are
-over: Batch Renorm has its full limits. What a method does to weights or model is not in it.
+over: Batch Renorm has its full limits. Neither what a method does to weights or model is in it, nor
+what fetching memory from the system costs (normbench/timing/memory.py).
 
 On CUDA the times are those of the device between two events, as Python launches the work, and, as
 `graph_…`, replayed from a CUDA graph. On a CPU they are wall time.
@@ -34,6 +35,7 @@ from normbench.timing.contestants import OURS
 from normbench.timing.entry import Entry
 from normbench.timing.in_step import in_step
 from normbench.timing.layers import COMMUNICATION, REFERENCE, Contest, works
+from normbench.timing.memory import memory_kept
 from normbench.timing.ratio import paired_ratio
 from normbench.timing.rounds import Times, in_turns
 from normbench.timing.stopwatch import Stopwatch, Timer, as_users_run, stopwatch
@@ -144,11 +146,11 @@ def run(
 
 @contextlib.contextmanager
 def conditions(cell: Cell) -> Iterator[None]:
-    """The cell's number of CPU threads, and kernels chosen as outside of cells."""
+    """The cell's number of CPU threads, kernels chosen as outside of cells, memory kept."""
     threads = torch.get_num_threads()
     torch.set_num_threads(cell.config["threads"])
     try:
-        with as_users_run():
+        with as_users_run(), memory_kept():
             yield
     finally:
         torch.set_num_threads(threads)

@@ -15,6 +15,7 @@ import torch
 
 from normbench.cells import Cell
 from normbench.timing.in_step import joined
+from normbench.timing.memory import memory_kept
 from normbench.timing.stopwatch import as_users_run
 
 
@@ -22,7 +23,11 @@ def main(cell: Cell, device: str, folder: str) -> None:
     """Do what the first process tells."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(cell.config["threads"])
-    with as_users_run(), joined(cell, torch.device(device), Path(folder), rank=1) as group:
+    with (
+        as_users_run(),
+        memory_kept(),
+        joined(cell, torch.device(device), Path(folder), rank=1) as group,
+    ):
         group.follow()
 
 

@@ -227,9 +227,9 @@ def _interval(records: Sequence[Record], metric: str, percent: bool) -> Interval
         return None
     values = [r.metrics[metric] for r in measured]
     found = t_interval(values)
-    bounds = [measured[0].metrics.get(f"{metric}_{end}", math.nan) for end in ("low", "high")]
-    if len(values) == 1 and all(map(math.isfinite, bounds)):
-        found = Interval(values[0], *bounds, n=1, level=0.95, method="rounds")
+    low, high = (measured[0].metrics.get(f"{metric}_{end}", math.nan) for end in ("low", "high"))
+    if len(values) == 1 and math.isfinite(low) and math.isfinite(high):
+        found = Interval(values[0], low, high, n=1, level=0.95, method="rounds")
     return found.scaled(100 if percent else 1)
 
 

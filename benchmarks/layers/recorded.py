@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -17,26 +18,33 @@ from normbench.engine.numerics import reproducible
 from normbench.tasks import layer
 from normbench.timing.contestants import OURS
 from normbench.timing.in_step import in_step
-from normbench.timing.layers import Contest, works
+from normbench.timing.layers import REFERENCE, Contest, works
 
 
 def measured(benchmark: Any, cell: Cell, device: torch.device) -> dict[str, float]:
     """The metrics of the record to come; empty where benchmarks are disabled.
 
-    pytest-benchmark times the method's layer; before each of its rounds the others are timed.
+    pytest-benchmark times the method's layer. The others are timed before it in even rounds, after
+    it in odd ones, all in the setups of its rounds: who always came second would have an advantage.
     """
     started_at, began = now(), time.perf_counter()
-    others: dict[str, list[float]] = {}
     with _contest(cell, device) as contest:
         rounds = layer.rounds(layer.warmed_up(contest))
-        others = {name: [] for name in contest.names if name != OURS}
+        others: dict[str, list[float]] = {name: [] for name in contest.names if name != OURS}
+        turns = itertools.count()
 
-        def time_the_others() -> None:
-            for name, seconds in others.items():
-                seconds.append(contest.seconds(name))
+        def time_the_others(until: int) -> None:
+            while len(others[REFERENCE]) < until:
+                for name, seconds in others.items():
+                    seconds.append(contest.seconds(name))
+
+        def before() -> None:
+            turn = next(turns)
+            time_the_others(turn + 1 - turn % 2)
             contest.lead(OURS)
 
-        benchmark.pedantic(contest.work, args=(OURS,), setup=time_the_others, rounds=rounds)
+        benchmark.pedantic(contest.work, args=(OURS,), setup=before, rounds=rounds)
+        time_the_others(rounds)
     if benchmark.stats is None:
         return {}
     ours = benchmark.stats.stats.data

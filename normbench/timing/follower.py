@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from normbench.cells import Cell
-from normbench.timing.in_step import joined
+from normbench.timing.in_step import READY, joined
 from normbench.timing.memory import memory_kept
 from normbench.timing.stopwatch import as_users_run
 
@@ -22,6 +22,7 @@ from normbench.timing.stopwatch import as_users_run
 def main(cell: Cell, device: str, folder: str) -> None:
     """Do what the first process tells."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    Path(folder, READY).touch()
     torch.set_num_threads(cell.config["threads"])
     with (
         as_users_run(),

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,8 +25,12 @@ from normbench.cells import Cell
 from normbench.timing.layers import Contest, works
 
 PROCESSES = 2
-PATIENCE = 60.0
+PATIENCE = 300.0
 """Seconds that one process waits for the other."""
+
+POLL_SECONDS = 0.02
+READY = "ready"
+"""The file that the second process leaves when it has started."""
 
 END = -1
 
@@ -69,6 +74,7 @@ def in_step(cell: Cell, device: torch.device) -> Iterator[Group]:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
         with _follower(cell, device, Path(folder), log) as process:
+            _wait(process, Path(folder, READY), log)
             try:
                 yield from _led(cell, device, Path(folder))
             except RuntimeError as error:  # what gloo and NCCL raise where the other is gone
@@ -77,6 +83,17 @@ def in_step(cell: Cell, device: torch.device) -> Iterator[Group]:
                 if not process.returncode:
                     raise
                 raise InStepError(f"the second process failed: {_last_line(log)}") from error
+
+
+def _wait(process: subprocess.Popen[bytes], ready: Path, log: Path) -> None:
+    """Until the second process has started: a group would wait for one that has ended, too."""
+    deadline = time.monotonic() + PATIENCE
+    while not ready.exists():
+        if process.poll() is not None:
+            raise InStepError(f"the second process failed: {_last_line(log)}")
+        if time.monotonic() > deadline:
+            raise InStepError(f"the second process did not start in {PATIENCE:g} s")
+        time.sleep(POLL_SECONDS)
 
 
 def _led(cell: Cell, device: torch.device, folder: Path) -> Iterator[Group]:

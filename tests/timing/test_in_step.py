@@ -15,7 +15,7 @@ from normbench.engine.execute import execute
 from normbench.kernels import synchronized
 from normbench.methods import sync_batch_norm
 from normbench.tasks import layer
-from normbench.timing import in_step, layers
+from normbench.timing import layers
 
 CPU = torch.device("cpu")
 
@@ -40,7 +40,6 @@ def test_two_processes_leave_one_record_and_no_group(monkeypatch: pytest.MonkeyP
 
 def test_a_second_process_that_ends_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    monkeypatch.setattr(in_step, "PATIENCE", 1.0)
     record = execute(cell(), device=CPU)
     assert record.status == "error"
     assert "the second process failed" in record.reason

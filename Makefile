@@ -97,6 +97,16 @@ test-old-triton: .venv/dev ## the kernels' tests with another Triton, in an envi
 bench: .venv/dev ## benchmarks/: layers against torch's, the harness against a bare loop, start and swap
 	$(BIN)/python -m pytest benchmarks -p no:xdist -m 'not slow' -s
 
+.PHONY: bench-layers
+bench-layers: .venv/dev ## time every method's layer against batch norm, and SyncBN's communication; the records go to results/
+	mkdir -p results
+	rm -f results/layers.json
+	@# A failed benchmark leaves the records of the others.
+	code=0; $(BIN)/python -m pytest benchmarks/layers/test_layer_costs.py benchmarks/layers/test_sync_cost.py \
+	  -p no:xdist -m 'not slow' -s --benchmark-json results/layers.json $(TESTS) || code=$$?; \
+	if [ -s results/layers.json ]; then $(BIN)/normbench import-benchmark results/layers.json; fi; \
+	exit $$code
+
 # ---- generated files that are committed ----
 
 .PHONY: catalogue

@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from normbench.cells import MAIN_METRICS
 from normbench.leaderboard.catalogue import Catalogue
 from normbench.leaderboard.rows import Row, of_latest_data, read_rows
 from normbench.spool import FAILED
@@ -26,7 +27,7 @@ from normbench.stats import (
     tie_groups,
 )
 
-METRIC = "test_accuracy"
+METRIC = MAIN_METRICS["accuracy"]
 REFERENCE_METHOD = "batch_norm"
 
 

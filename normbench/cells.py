@@ -26,6 +26,18 @@ STATUSES: tuple[Status, ...] = get_args(Status)
 MEASURED: frozenset[Status] = frozenset({"ok", "diverged", "oom"})
 """Statuses that are a measurement of the method rather than a refusal or a fault of ours."""
 
+MAIN_METRICS = {
+    "accuracy": "test_accuracy",
+    "layer": "ratio",
+    "memory": "saved_ratio",
+    "throughput": "ratio",
+}
+"""The figure of a task's records that tables and boards show where none is asked for.
+
+The ratios are the method's to batch norm's: above 1 is slower, or larger. Where a record has an
+interval of its own for its main figure, `{metric}_low` and `{metric}_high` are its bounds. The
+other tasks have no one figure.
+"""
 
 NOT_WORK = {
     "config": ("timeout_seconds", "eval_batch_size"),

@@ -21,7 +21,7 @@ from scipy import stats as distributions
 RANKING_SEEDS = 5
 """Seeds below which results are shown but not ranked."""
 
-Method = Literal["t", "paired t", "bootstrap", "wilson"]
+Method = Literal["t", "paired t", "bootstrap", "wilson", "rounds"]
 
 
 class StatsError(ValueError):
@@ -38,7 +38,7 @@ class Interval:
         high: upper bound; NaN where one value gives none.
         n: how many values (seeds, trials) it rests on.
         level: nominal coverage, 0.95 for instance.
-        method: how the bounds were computed.
+        method: how the bounds were computed; `rounds`: of a single record, from its rounds.
     """
 
     mean: float
@@ -66,7 +66,8 @@ class Interval:
         below, above = self.mean - self.low, self.high - self.mean
         if math.isclose(below, above, rel_tol=1e-6, abs_tol=1e-12):
             return f"{text} ±{_width(above, decimals)} (n={self.n})"
-        return f"{text} [{self.low:.{decimals}f}, {self.high:.{decimals}f}] (n={self.n})"
+        shown = max(decimals, 0)
+        return f"{text} [{self.low:.{shown}f}, {self.high:.{shown}f}] (n={self.n})"
 
 
 @dataclass(frozen=True, slots=True)

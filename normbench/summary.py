@@ -5,29 +5,42 @@ Plain text from plain records: no Polars, no colours, so that it reads the same 
 
 from __future__ import annotations
 
+import math
 import shutil
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from normbench.cells import STATUSES, Record, canonical_json, fell_back, settings, with_data
+from normbench.cells import (
+    MAIN_METRICS,
+    STATUSES,
+    Record,
+    canonical_json,
+    fell_back,
+    settings,
+    with_data,
+)
 from normbench.spool import FAILED
 from normbench.stats import Interval, t_interval
 
 _GAP = "  "
 _LABEL_WIDTH = 34
 
+_MEANING = {
+    "ratio": "time / batch_norm's",
+    "saved_ratio": "kept for the backward / batch_norm's",
+}
+
 EAGER = "(eager)"
 """Stands behind a variant that ran its eager path in place of its kernels."""
 
 
-def table(
-    records: Sequence[Record], metric: str = "test_accuracy", width: int | None = None
-) -> str:
+def table(records: Sequence[Record], metric: str | None = None, width: int | None = None) -> str:
     """The metric by variant and batch size, with t intervals over seeds.
 
-    One block per model and dataset; settings that would mix what cannot be compared (hardware
+    One seed has its record's own interval, where there is one. One block per task, model and
+    dataset; settings that would mix what cannot be compared (hardware
     class, protocol, precision, training, state of the data) open blocks of their own and are named
     in the title. A mean rests on `ok` runs only; other statuses are counted beside it, `diverged
     1/3`. Of a cell measured more than once the latest record counts, and a last line says so. Where
@@ -35,7 +48,8 @@ def table(
 
     Args:
         records: finished records, of any suite.
-        metric: name of a metric; accuracies are shown in percent.
+        metric: name of a metric; accuracies are shown in percent. None: of each task its main one,
+            and statuses alone where it has none.
         width: characters a line may have; wider tables are continued below. None: as many as the
             terminal has, 80 to 120.
 
@@ -51,7 +65,7 @@ def table(
     titles = _titles([_settings(block[0]) for block in blocks.values()])
     columns = terminal_width() if width is None else width
     parts = [
-        _block(title, block, metric, columns)
+        _block(title, block, metric or MAIN_METRICS.get(block[0].cell.task, ""), columns)
         for title, block in zip(titles, blocks.values(), strict=True)
     ]
     if older := len(records) - len(latest):
@@ -60,6 +74,19 @@ def table(
     eager = fell_back((record.cell.method, record.fallback) for record in latest)
     parts += [f"{EAGER}: {sentence}." for sentence in eager]
     return "\n\n".join(parts)
+
+
+def figure(record: Record) -> str:
+    """A record's main figure in words, `test accuracy 94.8%` or `ratio 1.23 [1.20, 1.27]`.
+
+    Empty where there is none.
+    """
+    metric = MAIN_METRICS.get(record.cell.task, "")
+    percent = metric.endswith("accuracy")
+    interval = _interval([record], metric, percent)
+    if interval is None:
+        return ""
+    return f"{metric.replace('_', ' ')} {_without_n(interval)}{'%' if percent else ''}"
 
 
 def latest_records(records: Iterable[Record]) -> list[Record]:
@@ -144,15 +171,17 @@ def _settings(record: Record) -> dict[str, Any]:
 
 
 def _titles(blocks: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Model and dataset, and whatever else tells blocks of the same model and dataset apart."""
+    """Model, dataset and task, and whatever else tells blocks of the same three apart."""
     titles = []
     for own in blocks:
-        here = (own["model"], own["dataset"])
-        alike = [other for other in blocks if (other["model"], other["dataset"]) == here]
-        names = dict.fromkeys(name for other in alike for name in other)
-        differing = [n for n in names if len({canonical_json(o.get(n)) for o in alike}) > 1]
+        names = ("model", "dataset", "task")
+        alike = [other for other in blocks if all(other[name] == own[name] for name in names)]
+        options = dict.fromkeys(name for other in alike for name in other)
+        differing = [n for n in options if len({canonical_json(o.get(n)) for o in alike}) > 1]
         extra = "".join(f", {name}={own.get(name)}" for name in differing)
-        titles.append(f"{here[0]} on {here[1]}{extra}")
+        where = "" if own["dataset"] == "none" else f" on {own['dataset']}"
+        what = "" if own["task"] in ("accuracy", own["model"]) else f", {own['task']}"
+        titles.append(f"{own['model']}{where}{what}{extra}")
     return titles
 
 
@@ -176,33 +205,53 @@ def _block(title: str, records: Sequence[Record], metric: str, width: int) -> st
         body = fitted(["batch size", *map(str, sizes)], rows, width)
         if len(body) == 1 or len(shared_n) != 1:
             break
-    n = f", n={next(iter(shared_n))} seeds" if brief else ""
-    heading = f"{title}\n{unit}: mean ± half of the 95% t interval over seeds{n}"
+    own = any(interval and interval.method == "rounds" for interval in intervals.values())
+    heading = title + (f"\n{_explained(metric, unit, own)}" if metric else "")
+    if brief:
+        heading += f", n={next(iter(shared_n))} seeds"
     return "\n\n".join([heading + "\n" + body[0], *body[1:]])
 
 
+def _explained(metric: str, unit: str, own: bool) -> str:
+    meaning = f" ({_MEANING[metric]})" if metric in _MEANING else ""
+    one = "; of one seed [95% interval over rounds]" if own else ""
+    return f"{unit}{meaning}: mean ± half of the 95% t interval over seeds{one}"
+
+
 def _interval(records: Sequence[Record], metric: str, percent: bool) -> Interval | None:
-    values = [r.metrics[metric] for r in records if r.status == "ok" and metric in r.metrics]
-    finite = [value for value in values if value - value == 0]
-    return t_interval(finite).scaled(100 if percent else 1) if finite else None
+    """Over seeds; of a single one its record's own interval, where it has one."""
+    measured = [
+        r for r in records if r.status == "ok" and math.isfinite(r.metrics.get(metric, math.nan))
+    ]
+    if not measured:
+        return None
+    values = [r.metrics[metric] for r in measured]
+    found = t_interval(values)
+    low, high = (measured[0].metrics.get(f"{metric}_{end}", math.nan) for end in ("low", "high"))
+    if len(values) == 1 and math.isfinite(low) and math.isfinite(high):
+        found = Interval(values[0], low, high, n=1, level=0.95, method="rounds")
+    return found.scaled(100 if percent else 1)
 
 
 def _cell(interval: Interval | None, records: Sequence[Record], metric: str, brief: bool) -> str:
     """`94.8 ±0.4 (n=2)` over `diverged 1/3`; empty where there is no record."""
     lines = []
     if interval is not None:
-        text = str(interval)
-        lines.append(text.rpartition(" (n=")[0] if brief else text)
+        lines.append(_without_n(interval) if brief else str(interval))
     counts = Counter(record.status for record in records)
     for status in STATUSES:
         count = counts[status]
-        if status != "ok" and count:
-            everywhere = status == "unsupported" and count == len(records)
+        if count and (status != "ok" or not metric):
+            everywhere = status in ("unsupported", "ok") and count == len(records)
             lines.append(status if everywhere else f"{status} {count}/{len(records)}")
     without = counts["ok"] - (interval.n if interval else 0)
-    if without:
+    if without and metric:
         lines.append(f"no {metric} {without}/{len(records)}")
     return "\n".join(lines)
+
+
+def _without_n(interval: Interval) -> str:
+    return str(interval).rpartition(" (n=")[0]
 
 
 def fitted(header: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[str]:

@@ -20,6 +20,7 @@ def make_record(
     code_hash: str = "c0de",
     data_fingerprint: str = "da7a",
     fallback: str = "",
+    metrics: dict[str, float] | None = None,
     **cell_fields: Any,
 ) -> Record:
     """A finished cell of the small-batch suite; `cell_fields` replace fields of its cell."""
@@ -35,7 +36,7 @@ def make_record(
         protocol=1,
         status=status,
         reason=reason,
-        metrics={} if accuracy is None else {"test_accuracy": accuracy, "test_loss": 0.25},
+        metrics=_metrics(accuracy) if metrics is None else metrics,
         curve=({"step": 100, "train_loss": 0.5}, {"step": 300, "train_loss": 0.25}),
         trials=(),
         samples=(),
@@ -49,6 +50,22 @@ def make_record(
         data_fingerprint=data_fingerprint,
         fallback=fallback,
     )
+
+
+def make_timed(ratio: float = 1.234, half: float | None = 0.04, **cell_fields: Any) -> Record:
+    """A record of task `throughput`; its own interval is lopsided, or there is none."""
+    metrics = {"ratio": ratio, "seconds": 0.5}
+    if half is not None:
+        metrics |= {"ratio_low": ratio - half, "ratio_high": ratio + 2 * half}
+    cell = {
+        "task": "throughput", "dataset": "none", "model": "resnet18",
+        "config": {"mode": "train", "layout": "nchw"}, **cell_fields,
+    }  # fmt: skip
+    return make_record(metrics=metrics, data_fingerprint="", **cell)
+
+
+def _metrics(accuracy: float | None) -> dict[str, float]:
+    return {} if accuracy is None else {"test_accuracy": accuracy, "test_loss": 0.25}
 
 
 _CELL = Cell(

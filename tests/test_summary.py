@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-from example_records import make_record
+from example_records import make_record, make_timed
 
-from normbench import summary
+from normbench import summary, tasks
+from normbench.cells import MAIN_METRICS
 
 
 def row(text: str, label: str) -> str:
@@ -169,3 +170,62 @@ def test_a_later_eager_run_does_not_supersede_one_of_the_kernels() -> None:
     eager = make_record(0.5, fallback="no Triton", started_at="2027-01-01T00:00:00+00:00")
     for records in ([kernels, eager], [eager, kernels]):
         assert summary.latest_records(records) == [kernels]
+
+
+def test_a_ratio_of_one_seed_has_the_records_own_interval() -> None:
+    text = summary.table([make_timed()])
+    assert text.startswith("resnet18, throughput\nratio (time / batch_norm's): ")
+    assert "of one seed [95% interval over rounds]" in text
+    assert row(text, "batch_norm").endswith("  1.23 [1.19, 1.31] (n=1)")
+
+
+def test_ratios_of_several_seeds_have_an_interval_over_seeds() -> None:
+    text = summary.table([make_timed(ratio, seed=seed) for seed, ratio in enumerate((1.1, 1.3))])
+    half = 12.7062 * 0.1  # t(0.975, 1)·s/√n
+    assert row(text, "batch_norm").endswith(f"1.20 ±{half:.2f} (n=2)")
+    assert "over rounds" not in text
+
+
+def test_a_ratio_without_an_interval_stands_alone() -> None:
+    text = summary.table([make_timed(half=None)])
+    assert row(text, "batch_norm").endswith("  1.23 (n=1)")
+    assert "over rounds" not in text
+
+
+def test_modes_and_tasks_have_blocks_of_their_own() -> None:
+    records = [
+        make_timed(),
+        make_timed(0.8, config={"mode": "inference", "layout": "nchw"}),
+        make_record(
+            task="memory", dataset="none", model="resnet18", metrics={"saved_ratio": 0.7224}
+        ),
+        make_record(0.9),
+    ]
+    train, inference, memory, accuracy = summary.table(records).split("\n\n")
+    assert train.startswith("resnet18, throughput, mode=train\n")
+    assert inference.startswith("resnet18, throughput, mode=inference\n")
+    assert memory.startswith("resnet18, memory\nsaved_ratio (kept for the backward / batch_norm's)")
+    assert row(memory, "batch_norm").endswith("  0.722 (n=1)")
+    assert accuracy.startswith("nb_resnet10_1x1 on embedded:mnist\n")
+    assert row(accuracy, "batch_norm").endswith("  90.0 (n=1)")
+
+
+def test_a_task_without_a_main_figure_shows_how_its_cells_ended() -> None:
+    records = [make_record(task="capability", metrics={"x": 1.0}),
+               make_record(None, task="capability", method="none", status="error")]  # fmt: skip
+    text = summary.table(records)
+    assert row(text, "batch_norm").split() == ["batch_norm", "ok"]
+    assert row(text, "none").split() == ["none", "error", "1/1"]
+    assert "test_accuracy" not in text
+
+
+def test_main_figures_in_words() -> None:
+    assert summary.figure(make_record(0.948)) == "test accuracy 94.8%"
+    assert summary.figure(make_timed()) == "ratio 1.23 [1.19, 1.31]"
+    assert summary.figure(make_timed(half=None)) == "ratio 1.23"
+    assert summary.figure(make_record(None)) == ""
+    assert summary.figure(make_record(task="step")) == ""
+
+
+def test_every_main_metric_is_of_a_task() -> None:
+    assert {"accuracy", "layer"} <= MAIN_METRICS.keys() & tasks.TASKS.keys()

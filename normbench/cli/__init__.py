@@ -14,9 +14,18 @@ from collections.abc import Sequence
 import typer
 
 import normbench
-from normbench.cli import capabilities, coverage, methods, results, run, site, suite
+from normbench.cli import (
+    capabilities,
+    coverage,
+    import_benchmark,
+    methods,
+    results,
+    run,
+    site,
+    suite,
+)
 
-COMMANDS = (run, results, methods, capabilities, coverage, suite, site)
+COMMANDS = (run, results, import_benchmark, methods, capabilities, coverage, suite, site)
 """In the order that `--help` lists them."""
 
 USER_ERROR = 2

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from normbench.cells import Cell, Record
     from normbench.engine import events
 
+TOLD_APART_BY = ("mode", "part", "layout", "channels", "height", "width")
+"""Options by which cells of one task that measures a model several times differ."""
+
 
 class Display(Protocol):
     """Takes the engine's events while the run goes on."""
@@ -47,15 +50,19 @@ def display() -> Display:
 
 def label(cell: Cell) -> str:
     """One cell in a few words."""
-    return f"{cell.variant} · {cell.model} · batch {cell.batch_size} · seed {cell.seed}"
+    task = [] if cell.task in ("accuracy", cell.model) else [cell.task]
+    options = [str(cell.config[name]) for name in TOLD_APART_BY if name in cell.config]
+    where = [cell.variant, cell.model, *filter(None, [" ".join([*task, *options])])]
+    return " · ".join([*where, f"batch {cell.batch_size}", f"seed {cell.seed}"])
 
 
 def outcome(record: Record) -> str:
     """One finished record in a few words: its main figure, or what stopped it."""
     if record.status != "ok":
         return f"{record.status}: {record.reason}"
-    accuracy = record.metrics.get("test_accuracy")
-    return "ok" if accuracy is None else f"ok, test accuracy {accuracy:.1%}"
+    from normbench.summary import figure
+
+    return ", ".join(filter(None, ("ok", figure(record))))
 
 
 def span(seconds: float) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from normbench.cells import STATUSES
+from normbench.cells import MAIN_METRICS, STATUSES
 
 if TYPE_CHECKING:
     import polars as pl
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 NOTHING_FOUND = 1
 """Exit code if there are no records, or none that match."""
 
-MAIN_METRIC = "test_accuracy"
 DEFAULT_ORDER = ("task", "model", "dataset", "variant", "batch_size", "seed", "started_at")
 
 
@@ -89,9 +88,12 @@ def results(
     if style is Format.parquet and out is None and sys.stdout.isatty():
         raise query.QueryError("Parquet is no text for a terminal; name a file with --out")
     frame = _records(store)
-    chosen, keys, metrics = _split(columns), _split(sort), _metrics(frame, metric)
+    chosen, keys = _split(columns), _split(sort)
     query.check_names(chosen, frame.columns, "column")
+    if metric:
+        query.check_names(metric, _measured(frame), "metric")
     found = _found(frame, filters or [], status or [])
+    metrics = list(metric) if metric else _main_metrics(found)
     if group:
         _show_groups(store, found, _split(group), metrics, keys, style, out)
         return
@@ -160,16 +162,19 @@ def _split(text: str | None) -> list[str]:
     return [part.strip() for part in (text or "").split(",") if part.strip()]
 
 
-def _metrics(frame: pl.DataFrame, asked: Sequence[str] | None) -> list[str]:
-    """The metrics asked for, or the main one, or the first few."""
-    from normbench.cli import query
+def _measured(frame: pl.DataFrame) -> list[str]:
+    """The columns that are metrics."""
     from normbench.store import SCHEMA
 
-    there = [name for name in frame.columns if name not in SCHEMA]
-    if asked:
-        query.check_names(asked, there, "metric")
-        return list(asked)
-    return [MAIN_METRIC] if MAIN_METRIC in there else there[:3]
+    return [name for name in frame.columns if name not in SCHEMA]
+
+
+def _main_metrics(found: pl.DataFrame) -> list[str]:
+    """The main metric of every task that was found, or else the first few metrics."""
+    there = _measured(found)
+    tasks = found["task"].unique().sort().to_list()
+    main = dict.fromkeys(MAIN_METRICS[task] for task in tasks if task in MAIN_METRICS)
+    return [name for name in main if name in there] or there[:3]
 
 
 def _format(asked: Format | None, out: Path | None) -> Format:

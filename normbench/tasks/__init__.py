@@ -19,16 +19,17 @@ TASKS = {
     "accuracy": "normbench.tasks.accuracy",
     "capability": "normbench.tasks.capability",
     "kernel": "normbench.tasks.kernel",
+    "layer": "normbench.tasks.layer",
     "memory": "normbench.tasks.memory",
     "step": "normbench.tasks.step",
     "throughput": "normbench.tasks.throughput",
 }
 """Task name to module. Modules are imported on first use."""
 
-ALONE = frozenset({"kernel", "step", "throughput"})
+ALONE = frozenset({"kernel", "layer", "step", "throughput"})
 """Tasks that time: while a cell of theirs runs, no other must."""
 
-AS_USERS_RUN = frozenset({"kernel", "memory", "step", "throughput"})
+AS_USERS_RUN = frozenset({"kernel", "layer", "memory", "step", "throughput"})
 """Tasks whose cells run the kernels that users get, deterministic or not."""
 
 

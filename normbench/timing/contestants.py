@@ -75,13 +75,18 @@ def build(
     layer = _layer(name, method, params, case).to(device).train()
     for parameter in layer.parameters():
         nn.init.normal_(parameter, mean=1.0, std=0.3)
-    for module in layer.modules():
-        if isinstance(getattr(module, "active_steps", None), Tensor):
-            module.num_batches_tracked.fill_(FULL)  # type: ignore[operator]
+    in_full_swing(layer)
     if name.startswith("compiled"):
         mode = "max-autotune-no-cudagraphs" if name == "compiled_max" else None
         layer.compile(mode=mode, dynamic=False)
     return Contestant(name, layer, case)
+
+
+def in_full_swing(layer: nn.Module) -> None:
+    """Put schedules behind the layer: Batch Renorm is else timed as batch norm."""
+    for module in layer.modules():
+        if isinstance(getattr(module, "active_steps", None), Tensor):
+            module.num_batches_tracked.fill_(FULL)  # type: ignore[operator]
 
 
 def _layer(name: str, method: str, params: Mapping[str, Any], case: Case) -> nn.Module:

@@ -53,7 +53,8 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_help_lists_every_command() -> None:
     listed = run("--help").stdout
-    names = [command.__name__.rpartition(".")[2] for command in cli.COMMANDS]
+    modules = [command.__name__.rpartition(".")[2] for command in cli.COMMANDS]
+    names = [module.replace("_", "-") for module in modules]
     assert [name for name in names if f"\n  {name} " not in listed] == []
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from example_records import make_record
+from example_records import make_record, make_timed
 
 from normbench import cli, stats
 from normbench.store import Store
@@ -263,3 +263,18 @@ def test_a_reader_that_stops_early_is_no_error(results: Results) -> None:
         assert process.stderr is not None
         assert process.stderr.read() == ""
     assert process.returncode == 0
+
+
+def test_the_main_metric_is_that_of_the_tasks_found(results: Results) -> None:
+    results.store.append(make_timed())
+    for task, shown, absent in (
+        ("throughput", "ratio", "test_accuracy"),
+        ("accuracy", "test_accuracy", "ratio"),
+    ):
+        header = results("--filter", f"task={task}", "--filter", "method=batch_norm").out
+        (columns,) = [
+            line for line in header.splitlines() if line.startswith(("variant", "suite  "))
+        ]
+        assert shown in columns.split()
+        assert absent not in columns.split()
+    assert {"test_accuracy", "ratio"} <= set(results("--filter", "batch_size=2").out.split())

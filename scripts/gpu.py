@@ -88,6 +88,13 @@ def kernel_bench(stage: str) -> int:
     return _measured(stage, kernel_cells())
 
 
+def layers(stage: str) -> int:
+    """Time every method's layer against batch norm's."""
+    from layer_cells import layer_cells
+
+    return _run(stage, _lines(layer_cells()))
+
+
 def resnet50_step(stage: str) -> int:
     """Time training steps of whole models."""
     from kernel_cells import step_cells
@@ -109,6 +116,7 @@ STAGES: dict[str, Callable[[str], int]] = {
     "resnet50-step": resnet50_step,
     "throughput": suite_cells,
     "memory": suite_cells,
+    "layers": layers,
     "accuracy": suite_cells,
     "kernel-tune": kernel_tune,
 }
@@ -121,11 +129,15 @@ def _measured(stage: str, cells: Sequence[Cell]) -> int:
 
     from normbench import spool
 
-    outcome = _run(stage, "".join(json.dumps(cell.to_json()) + "\n" for cell in cells))
+    outcome = _run(stage, _lines(cells))
     text = tables(spool.read(SPOOL)[0])
     (RECORDS / "kernels.md").write_text(text + "\n", encoding="utf-8")
     print(text)
     return outcome
+
+
+def _lines(cells: Sequence[Cell]) -> str:
+    return "".join(json.dumps(cell.to_json()) + "\n" for cell in cells)
 
 
 def _run(stage: str, cells: str) -> int:

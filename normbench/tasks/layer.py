@@ -36,7 +36,7 @@ from normbench.timing.entry import Entry
 from normbench.timing.in_step import in_step
 from normbench.timing.layers import COMMUNICATION, REFERENCE, Contest, works
 from normbench.timing.memory import memory_kept
-from normbench.timing.ratio import paired_ratio
+from normbench.timing.ratio import contest_metrics
 from normbench.timing.rounds import Times, in_turns
 from normbench.timing.stopwatch import Stopwatch, Timer, as_users_run, stopwatch
 
@@ -242,12 +242,8 @@ def outcome(entries: Mapping[str, Entry]) -> Outcome:
         ours = entries[OURS].samples.get(mode, [])
         if not ours:
             continue
-        metrics |= _times(ours, prefix)
-        metrics[f"{prefix}rounds"] = len(ours)
-        reference = entries[REFERENCE].samples.get(mode, []) if REFERENCE in entries else []
-        if reference:
-            metrics |= _times(reference, f"{prefix}reference_")
-            metrics |= paired_ratio(ours, reference).metrics(prefix)
+        reference = entries[REFERENCE].samples.get(mode) if REFERENCE in entries else None
+        metrics |= contest_metrics(ours, reference, prefix)
     if COMMUNICATION in entries:
         alone = Times.of(entries[COMMUNICATION].samples[LAUNCHED]).median
         metrics["communication_seconds"] = alone
@@ -260,12 +256,3 @@ def outcome(entries: Mapping[str, Entry]) -> Outcome:
             f"{name}: {problem}" for name, entry in entries.items() for problem in entry.problems
         ),
     )  # fmt: skip
-
-
-def _times(seconds: list[float], prefix: str) -> dict[str, float]:
-    found = Times.of(seconds)
-    return {
-        f"{prefix}seconds": found.median,
-        f"{prefix}p20_seconds": found.p20,
-        f"{prefix}p80_seconds": found.p80,
-    }

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,7 @@ from normbench.tasks.outcome import Outcome
 from normbench.timing.contestants import OURS
 from normbench.timing.entry import Entry
 from normbench.timing.machine import check_precision, pinned, with_precision, within_memory
+from normbench.timing.memory import memory_kept
 from normbench.timing.models import (
     REFERENCE,
     Prepared,
@@ -42,8 +43,8 @@ from normbench.timing.models import (
 )
 from normbench.timing.norm_share import norm_share
 from normbench.timing.nvml import Nvml, NvmlError, energy_per_run
-from normbench.timing.ratio import paired_ratio
-from normbench.timing.rounds import Times, in_turns
+from normbench.timing.ratio import contest_metrics
+from normbench.timing.rounds import in_turns
 from normbench.timing.stopwatch import Stopwatch, Timer, as_users_run, stopwatch
 from normbench.timing.warm_up import WarmUp, warm_up
 
@@ -74,7 +75,7 @@ def run(
     torch._dynamo.reset()  # what earlier cells compiled counts against dynamo's limits
     with (
         pinned(cell.config["threads"]), within_memory(device), as_users_run(),
-        with_precision(cell.precision),
+        with_precision(cell.precision), memory_kept(),
     ):  # fmt: skip
         contest = _Contest(cell, device, watch(device))
         with contest.clock.here():
@@ -159,7 +160,7 @@ class _Contest:
         taken = in_turns(timers, seconds=SECONDS, least=LEAST_ROUNDS)
         for name, seconds in taken.items():
             self.entries[name].take(mode, seconds)
-        self.metrics |= _times(taken, PREFIXES[mode])
+        self.metrics |= contest_metrics(taken[OURS], taken.get(REFERENCE), PREFIXES[mode])
         if mode == "launched":
             self._judge(taken[OURS], settled)
 
@@ -208,22 +209,3 @@ class _Contest:
                     self.metrics |= nvml.state()
         except NvmlError as error:
             self.notes.append(f"clocks, power and energy not recorded: {error}")
-
-
-def _times(taken: Mapping[str, list[float]], prefix: str) -> dict[str, float]:
-    """Medians, percentiles and the ratio, as the record's metrics."""
-    ours = taken[OURS]
-    found = _named(ours, prefix) | {f"{prefix}rounds": len(ours)}
-    if REFERENCE in taken:
-        found |= _named(taken[REFERENCE], f"{prefix}reference_")
-        found |= paired_ratio(ours, taken[REFERENCE]).metrics(prefix)
-    return found
-
-
-def _named(seconds: Sequence[float], prefix: str) -> dict[str, float]:
-    times = Times.of(seconds)
-    return {
-        f"{prefix}seconds": times.median,
-        f"{prefix}p20_seconds": times.p20,
-        f"{prefix}p80_seconds": times.p80,
-    }

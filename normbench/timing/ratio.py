@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from normbench.timing.rounds import quantile
+from normbench.timing.rounds import Times, quantile
 
 LEAST_ROUNDS = 6
 """With fewer, no two order statistics enclose the median with a chance of 95%."""
@@ -70,3 +70,35 @@ def _rank(n: int, level: float) -> int:
     while (below := below + math.comb(n, rank) / 2**n) <= (1 - level) / 2:
         rank += 1
     return rank
+
+
+def contest_metrics(
+    ours: Sequence[float], reference: Sequence[float] | None, prefix: str = ""
+) -> dict[str, float]:
+    """What two contestants' times amount to, as a record has it.
+
+    `seconds`, `p20_seconds`, `p80_seconds` and `rounds`, the same with `reference_`, and the ratio
+    with its interval; without a reference the first four alone.
+
+    Args:
+        ours: seconds, one per round.
+        reference: seconds of the same rounds; None if they could not be taken.
+        prefix: stands before all names, `graph_` for instance.
+
+    Raises:
+        ValueError: as `paired_ratio`.
+    """
+    metrics = {**_times(ours, prefix), f"{prefix}rounds": float(len(ours))}
+    if reference is not None:
+        metrics |= _times(reference, f"{prefix}reference_")
+        metrics |= paired_ratio(ours, reference).metrics(prefix)
+    return metrics
+
+
+def _times(seconds: Sequence[float], prefix: str) -> dict[str, float]:
+    found = Times.of(seconds)
+    return {
+        f"{prefix}seconds": found.median,
+        f"{prefix}p20_seconds": found.p20,
+        f"{prefix}p80_seconds": found.p80,
+    }

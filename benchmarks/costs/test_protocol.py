@@ -1,0 +1,88 @@
+"""Can the times be trusted? The null test, many times over, and timm's protocol beside ours.
+
+pytest benchmarks/costs -s        # prints both tables
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+
+import pytest
+import torch
+from timm_protocol import TimmStep, interleaved
+
+from normbench import registry
+from normbench.cells import Cell
+from normbench.engine.execute import execute
+from normbench.timing.machine import pinned
+from normbench.timing.memory import memory_kept
+from normbench.timing.models import Work, base_model, prepared
+from normbench.timing.stopwatch import stopwatch
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+THREADS = 2
+NULL_RUNS = 20
+MODELS = ("resnet50", "efficientnet_b0", "convnext_atto")
+
+
+def cell(model: str, batch: int, seed: int = 0) -> Cell:
+    config = {
+        "mode": "train", "layout": "nchw", "image_size": 64, "compile": False,
+        "threads": THREADS, "timeout_seconds": 300,
+    }  # fmt: skip
+    return Cell(
+        suite="protocol", task="throughput", method="batch_norm",
+        params=registry.resolve_params("batch_norm"), variant="batch_norm", model=model,
+        model_args={}, dataset="none", dataset_args={}, batch_size=batch, seed=seed,
+        precision="fp32", config=config,
+    )  # fmt: skip
+
+
+def test_null_ratios() -> None:
+    """Batch norm against itself: how often does the interval of the ratio hold 1?"""
+    found = []
+    for model in MODELS:
+        ratios, held, widths = [], 0, []
+        for seed in range(NULL_RUNS):
+            record = execute(cell(model, 2, seed), device=DEVICE)
+            assert record.status == "ok", record.reason
+            ratio, low, high = (record.metrics[f"ratio{end}"] for end in ("", "_low", "_high"))
+            ratios.append(ratio)
+            widths.append(high - low)
+            held += low <= 1 <= high
+        found.append(
+            f"| {model} | {held} of {NULL_RUNS} | {min(ratios):.3f} to {max(ratios):.3f} "
+            f"| {statistics.median(widths):.3f} |"
+        )
+    header = "| model | intervals that hold 1 | ratios | median width |\n|---|---|---|---|"
+    print("\n" + "\n".join([header, *found]))
+
+
+@pytest.fixture(scope="module")
+def table() -> Iterator[list[str]]:
+    """Rows that are printed at the end."""
+    rows: list[str] = []
+    yield rows
+    header = "| model | batch | ours, ms | timm's, ms | ratio |\n|---|---|---|---|---|"
+    print("\n" + "\n".join([header, *rows]))
+
+
+@pytest.mark.parametrize("batch", [2, 8])
+@pytest.mark.parametrize("model", MODELS)
+def test_timms_protocol(model: str, batch: int, table: list[str]) -> None:
+    """Medians of both on the same model, batch and device, in turns; target: within 5%."""
+    asked = cell(model, batch)
+    with pinned(THREADS), memory_kept():
+        ready = prepared(base_model(asked, DEVICE), "batch_norm", {}, asked, DEVICE)
+        work = Work(ready.model, asked, DEVICE)
+        clock = stopwatch(DEVICE)
+        with clock.here():
+            theirs, ours = interleaved(
+                TimmStep(ready.model, work.images, work.labels),
+                clock.launched(work.run, clear=False),
+            )
+    mine, other = statistics.median(ours), statistics.median(theirs)
+    table.append(
+        f"| {model} | {batch} | {mine * 1e3:.2f} | {other * 1e3:.2f} | {mine / other:.3f} |"
+    )

@@ -148,7 +148,14 @@ class _Weighing:
         if budget * GIB > total:
             self.notes.append(f"a budget of {budget:g} GiB is more than the device has")
             return
-        fits = fits_cuda(lambda batch: self._at(work, batch).step(), budget * GIB, self.device)
+
+        def step(batch: int) -> None:
+            try:
+                self._at(work, batch).step()
+            finally:  # or the gradients of a step that failed would be there in the next
+                work.optimizer.zero_grad(set_to_none=True)
+
+        fits = fits_cuda(step, budget * GIB, self.device)
         self.metrics[f"largest_batch_{budget:g}gib"] = largest_batch(fits, guess)
 
     def _at(self, work: Work, batch: int) -> Work:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from normbench.suites import SuiteError, expand, load_suite
+from normbench.suites.cost_schema import CostSuite
 from normbench.suites.schema import AccuracySuite, Training
 
 PAGE = (Path(__file__).parents[2] / "docs" / "suites.md").read_text(encoding="utf-8")
@@ -39,5 +40,5 @@ def test_the_mistakes_read_as_shown(in_folder: Path) -> None:
 
 
 def test_every_key_is_described() -> None:
-    keys = [*AccuracySuite.model_fields, *Training.model_fields]
+    keys = [*AccuracySuite.model_fields, *CostSuite.model_fields, *Training.model_fields]
     assert [key for key in keys if f"`{key}`" not in PAGE] == []

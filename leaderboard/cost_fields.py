@@ -62,7 +62,7 @@ FIELDS: Mapping[str, tuple[Field, ...]] = {
         Field("norms, %", "norm_share", factor=100),
         Field("graph ratio", "graph_ratio", ratio=True),
         Field("graph ms", "graph_seconds", factor=1e3),
-        Field("J/step", "energy_joules"),
+        Field("J/run", "energy_joules"),
         Field("left unfolded", "not_folded", whole=True),
         Field("compiling, s", "compile_seconds"),
     ),
@@ -93,7 +93,8 @@ def fields(board: CostBoard) -> list[Field]:
 def room_fields(board: CostBoard) -> list[Field]:
     """What a memory board says of any batch size: parameters, and the largest batch per budget."""
     budgets = sorted(
-        {int(m[1]) for name in board.metrics if (m := re.search(r"largest_batch_(\d+)gib$", name))}
+        {m[1] for name in board.metrics if (m := re.search(r"largest_batch_([\d.]+)gib$", name))},
+        key=float,
     )
     found = list(_ANY_BATCH)
     for gib in budgets:

@@ -43,7 +43,7 @@ class Figure:
     """A ratio, and as much as is known of its uncertainty.
 
     Attributes:
-        value: of one record; of several seeds, their median.
+        value: of one record; of several seeds, their mean.
         low: lower bound; NaN where there is none.
         high: upper bound; NaN where there is none.
         n: how many seeds it rests on.
@@ -119,7 +119,7 @@ class CostEntry:
         values = self.values(name)
         if not values:
             return None
-        value = statistics.median(values)
+        value = statistics.fmean(values)
         if name in COUNTED and len(set(values)) == 1:
             return Figure(value, value, value, len(values), "count")
         if len(values) > 1:

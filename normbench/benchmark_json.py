@@ -24,7 +24,7 @@ import torch
 from normbench import registry
 from normbench.cells import Cell, CellError, Record, cell_id, record_id
 from normbench.engine import environment
-from normbench.engine.execute import fallback, identify
+from normbench.engine.execute import fallback, identify, surroundings
 from normbench.store import Store
 from normbench.tasks import layer
 from normbench.timing.contestants import OURS
@@ -87,13 +87,15 @@ def described(
         started_at: as `engine.execute.now` gives it.
         wall_seconds: of the whole benchmark.
     """
+    if device.type == "cuda":  # another clock than the task's own, and so other work
+        cell = dataclasses.replace(cell, config={**cell.config, "clock": "host"})
     _, code_hash, protocol = identify(cell)
     return {
         "cell": cell.to_json(),
         "code_hash": code_hash,
         "protocol": protocol,
         "samples": {name: list(seconds) for name, seconds in others.items()},
-        "environment": environment.describe(device, cell.config["threads"]),
+        "environment": surroundings(cell, device, 1),
         "hardware_class": environment.hardware_class(device),
         "submitter": environment.submitter(),
         "started_at": started_at,

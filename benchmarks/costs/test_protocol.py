@@ -15,8 +15,8 @@ from timm_protocol import TimmStep, interleaved
 from normbench import registry
 from normbench.cells import Cell
 from normbench.engine.execute import execute
+from normbench.timing.allocator import memory_kept
 from normbench.timing.machine import pinned
-from normbench.timing.memory import memory_kept
 from normbench.timing.models import Work, base_model, prepared
 from normbench.timing.stopwatch import stopwatch
 
@@ -73,11 +73,11 @@ def table() -> Iterator[list[str]]:
 def test_timms_protocol(model: str, batch: int, table: list[str]) -> None:
     """Medians of both on the same model, batch and device, in turns; target: within 5%."""
     asked = cell(model, batch)
-    with pinned(THREADS), memory_kept():
-        ready = prepared(base_model(asked, DEVICE), "batch_norm", {}, asked, DEVICE)
-        work = Work(ready.model, asked, DEVICE)
+    with pinned(THREADS, DEVICE), memory_kept():
         clock = stopwatch(DEVICE)
         with clock.here():
+            ready = prepared(base_model(asked, DEVICE), "batch_norm", {}, asked, DEVICE)
+            work = Work(ready.model, asked, DEVICE)
             theirs, ours = interleaved(
                 TimmStep(ready.model, work.images, work.labels),
                 clock.launched(work.run, clear=False),

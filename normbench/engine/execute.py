@@ -110,9 +110,7 @@ def make_record(
     except ValueError:  # a cell without a method or task fails; it still needs a name
         code_hash, protocol = "", 0
         work = cell_id(cell, code_hash, protocol)
-    where = environment.describe(device, threads_of(cell, threads))
-    if cell.task in tasks.AS_USERS_RUN:
-        where["numerics"] |= {"tf32": cell.precision == "tf32", "deterministic": False}
+    where = surroundings(cell, device, threads)
     hardware = environment.hardware_class(device)
     who = environment.submitter() if submitter is None else submitter
     return Record(
@@ -123,6 +121,14 @@ def make_record(
         submitter=who, started_at=started_at, wall_seconds=wall_seconds, notes=outcome.notes,
         data_fingerprint=outcome.data_fingerprint, fallback=fallback(cell, device),
     )  # fmt: skip
+
+
+def surroundings(cell: Cell, device: torch.device, threads: int) -> dict[str, Any]:
+    """The environment of the cell's record: this machine's, as the cell's task uses it."""
+    where = environment.describe(device, threads_of(cell, threads))
+    if cell.task in tasks.AS_USERS_RUN:
+        where["numerics"] |= {"tf32": cell.precision == "tf32", "deterministic": False}
+    return where
 
 
 def threads_of(cell: Cell, threads: int) -> int:

@@ -156,8 +156,12 @@ def _costs(here: Iterable[Record], elsewhere: Iterable[Record], device: torch.de
 
 
 def default_workers(device: torch.device, cells: Iterable[Cell] = ()) -> int:
-    """One process per core on a CPU; one where cells must not share: a GPU, and where they time."""
-    if device.type == "cuda" or any(cell.task in tasks.ALONE for cell in cells):
+    """One process per core on a CPU; one where cells share badly: a GPU, times, memory to the last.
+
+    Cells that weigh memory may share a machine that has enough of it.
+    """
+    lonely = tasks.ALONE | {"memory"}
+    if device.type == "cuda" or any(cell.task in lonely for cell in cells):
         return 1
     return available_cores()
 

@@ -87,7 +87,7 @@ class CostSuite(Part):
     )
     threads: Count = Field(default=1, description="CPU threads of a cell, on as many cores")
     seeds: Unique[Seed] = Field(
-        default=(0,), description="of weights and images; another is another process"
+        default=(0,), description="of weights and images; each is measured in rounds of its own"
     )
     device: Literal["any", "cpu", "cuda"] = Field(
         default="any", description="where the suite makes sense; elsewhere it is refused"

@@ -5,7 +5,7 @@ of batch norm, each followed by the activation (which a method that owns it appl
 same input, in interleaved rounds of one process. `ratio` is the median of the rounds' ratios of the
 method's time to batch norm's, with its 95% interval: above 1 the method is slower. Schedules are
 over: Batch Renorm has its full limits. Neither what a method does to weights or model is in it, nor
-what fetching memory from the system costs (normbench/timing/memory.py).
+what fetching memory from the system costs (normbench/timing/allocator.py).
 
 On CUDA the times are those of the device between two events, as Python launches the work, and, as
 `graph_…`, replayed from a CUDA graph. On a CPU they are wall time.
@@ -30,12 +30,12 @@ import torch
 from normbench import registry
 from normbench.cells import Cell
 from normbench.tasks.outcome import Outcome
+from normbench.timing.allocator import memory_kept
 from normbench.timing.case import DTYPES, LAYOUTS
 from normbench.timing.contestants import OURS
 from normbench.timing.entry import Entry
 from normbench.timing.in_step import in_step
 from normbench.timing.layers import COMMUNICATION, REFERENCE, Contest, works
-from normbench.timing.memory import memory_kept
 from normbench.timing.ratio import contest_metrics
 from normbench.timing.rounds import Times, in_turns
 from normbench.timing.stopwatch import Stopwatch, Timer, as_users_run, stopwatch

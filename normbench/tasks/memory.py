@@ -18,10 +18,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from normbench.cells import Cell
 from normbench.surgery import SwapReport
-from normbench.tasks.outcome import Outcome, out_of_memory
+from normbench.tasks.outcome import Outcome
 from normbench.timing.machine import check_precision, pinned, with_precision, within_memory
 from normbench.timing.models import (
     REFERENCE,
@@ -52,7 +53,7 @@ def run(cell: Cell, device: torch.device, progress: Progress) -> Outcome:
     """
     check_precision(cell.precision, device)
     with (
-        pinned(cell.config["threads"]), within_memory(device), as_users_run(by_trial=False),
+        pinned(cell.config["threads"], device), within_memory(device), as_users_run(by_trial=False),
         with_precision(cell.precision),
     ):  # fmt: skip
         ours = _Weighing(cell, device)
@@ -105,7 +106,9 @@ class _Weighing:
             "saved_bytes": saved.total,
             "norm_saved_bytes": sum(saved.by_slot.values()),
         }
-        self._measure_peaks(work, before)
+        optimizer = work.optimizer
+        del work  # its images are not part of another batch's height
+        self._measure_peaks(ready.model, optimizer, before)
         elements = slot_elements(ready.report, self.cell)
         costs = [
             {"slot": name, "elements": elements[name], "saved_bytes": size}
@@ -122,50 +125,49 @@ class _Weighing:
             "norm_buffers": sum(b.numel() for norm in norms for b in norm.buffers()),
         }
 
-    def _measure_peaks(self, work: Work, before: Peak) -> None:
+    def _measure_peaks(self, model: nn.Module, optimizer: Optimizer, before: Peak) -> None:
         batch = self.cell.batch_size
-        here = self._peak(work, before)
+        here = self._peak(model, optimizer, batch, before)
         self.metrics["peak_allocated_bytes"] = here.allocated
         if self.device.type == "cuda":
             self.metrics["peak_reserved_bytes"] = here.reserved
         try:
-            twice = self._peak(self._at(work, 2 * batch), before)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
-                raise
-            self.notes.append(f"no prediction of the largest batch: {2 * batch} does not fit")
-            return
-        line = Line.through(batch, here.allocated, 2 * batch, twice.allocated)
-        self.metrics |= {"fixed_bytes": line.fixed, "bytes_per_sample": line.per_sample}
-        for budget in self.cell.config["budgets_gib"]:
-            guess = line.largest(budget * GIB)
-            self.metrics[f"predicted_largest_batch_{budget:g}gib"] = guess
-            if self.device.type == "cuda":
-                self._search(work, budget, max(1, guess))
+            twice = self._peak(model, optimizer, 2 * batch, before)
+            line = Line.through(batch, here.allocated, 2 * batch, twice.allocated)
+            self.metrics |= {"fixed_bytes": line.fixed, "bytes_per_sample": line.per_sample}
+            for budget in self.cell.config["budgets_gib"]:
+                guess = line.largest(budget * GIB)
+                self.metrics[f"predicted_largest_batch_{budget:g}gib"] = guess
+                if self.device.type == "cuda":
+                    self._search(model, optimizer, budget, max(1, guess))
+        except Exception as error:  # what was counted and measured at the batch asked for stays
+            words = " ".join(str(error).split())
+            self.notes.append(f"no largest batch: {type(error).__name__}: {words}")
 
-    def _search(self, work: Work, budget: float, guess: int) -> None:
-        total = torch.cuda.get_device_properties(self.device).total_memory
-        if budget * GIB > total:
-            self.notes.append(f"a budget of {budget:g} GiB is more than the device has")
+    def _search(self, model: nn.Module, optimizer: Optimizer, budget: float, guess: int) -> None:
+        held = torch.cuda.memory_reserved(self.device)
+        free = torch.cuda.mem_get_info(self.device)[0] + held
+        if budget * GIB > free:
+            self.notes.append(f"a budget of {budget:g} GiB is more than is free on the device")
             return
 
         def step(batch: int) -> None:
             try:
-                self._at(work, batch).step()
+                self._work(model, optimizer, batch).step()
             finally:  # or the gradients of a step that failed would be there in the next
-                work.optimizer.zero_grad(set_to_none=True)
+                optimizer.zero_grad(set_to_none=True)
 
         fits = fits_cuda(step, budget * GIB, self.device)
         self.metrics[f"largest_batch_{budget:g}gib"] = largest_batch(fits, guess)
 
-    def _at(self, work: Work, batch: int) -> Work:
-        """The same model and optimizer on another batch."""
-        other = Work(work.model, self.cell, self.device, batch)
-        other.optimizer = work.optimizer
-        return other
+    def _work(self, model: nn.Module, optimizer: Optimizer, batch: int) -> Work:
+        work = Work(model, self.cell, self.device, batch)
+        work.optimizer = optimizer
+        return work
 
-    def _peak(self, work: Work, before: Peak) -> Peak:
-        """The height of a step, weights and all."""
+    def _peak(self, model: nn.Module, optimizer: Optimizer, batch: int, before: Peak) -> Peak:
+        """The height of a step, weights and all; of this batch alone."""
+        work = self._work(model, optimizer, batch)
         work.step()
         if self.device.type == "cuda":
             held = in_use(self.device)
@@ -174,7 +176,7 @@ class _Weighing:
                 held.allocated - before.allocated + above.allocated,
                 held.reserved - before.reserved + above.reserved,
             )
-        state = (t for s in work.optimizer.state.values() for t in s.values())
-        tensors = [*work.model.parameters(), *work.model.buffers(), work.images, work.labels]
+        state = (t for s in optimizer.state.values() for t in s.values())
+        tensors = [*model.parameters(), *model.buffers(), work.images, work.labels]
         tensors += [t for t in state if isinstance(t, Tensor)]
         return Peak(total_bytes(tensors) + peak(work.step, self.device).allocated)

@@ -26,7 +26,9 @@ class Outcome:
     data_fingerprint: str = ""
 
 
-_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
+_MEMORY_WORDS = (
+    "out of memory", "can't allocate memory", "not enough memory", "alloc_failed",
+)  # fmt: skip
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -27,11 +27,11 @@ import torch
 from torch import nn
 
 from normbench.cells import Cell
-from normbench.tasks.outcome import Outcome
+from normbench.tasks.outcome import Outcome, out_of_memory
+from normbench.timing.allocator import memory_kept
 from normbench.timing.contestants import OURS
 from normbench.timing.entry import Entry
 from normbench.timing.machine import check_precision, pinned, with_precision, within_memory
-from normbench.timing.memory import memory_kept
 from normbench.timing.models import (
     REFERENCE,
     Prepared,
@@ -42,7 +42,8 @@ from normbench.timing.models import (
     slot_modules,
 )
 from normbench.timing.norm_share import norm_share
-from normbench.timing.nvml import Nvml, NvmlError, energy_per_run
+from normbench.timing.nvml import Nvml, energy_per_run
+from normbench.timing.peaks import in_use
 from normbench.timing.ratio import contest_metrics
 from normbench.timing.rounds import in_turns
 from normbench.timing.stopwatch import Stopwatch, Timer, as_users_run, stopwatch
@@ -74,7 +75,7 @@ def run(
     check_precision(cell.precision, device)
     torch._dynamo.reset()  # what earlier cells compiled counts against dynamo's limits
     with (
-        pinned(cell.config["threads"]), within_memory(device), as_users_run(),
+        pinned(cell.config["threads"], device), within_memory(device), as_users_run(),
         with_precision(cell.precision), memory_kept(),
     ):  # fmt: skip
         contest = _Contest(cell, device, watch(device))
@@ -97,6 +98,7 @@ class _Contest:
     notes: list[str] = field(default_factory=list)
 
     def outcome(self, progress: Progress) -> Outcome:
+        in_use(self.device)  # gives back what cells before this one left
         base = base_model(self.cell, self.device)
         self._enter(OURS, base, self.cell.method, self.cell.params)
         progress(0.2)
@@ -109,10 +111,10 @@ class _Contest:
             self._take_turns("graph", self._replayed())
             progress(0.8)
         self._count()
-        self._look_inside()
-        progress(0.9)
         if self.device.type == "cuda":
             self._weigh_energy()
+        progress(0.9)
+        self._look_inside()  # last: a profiler leaves traces
         trials = tuple(entry.trial(name) for name, entry in self.entries.items())
         samples = tuple(self.entries[OURS].samples["launched"])
         ours = self.models[OURS]
@@ -131,7 +133,8 @@ class _Contest:
             if self.cell.config["compile"]:
                 ready.model.compile(dynamic=False)
                 began = time.perf_counter()
-                work.run()
+                with torch._inductor.config.patch(force_disable_caches=True):
+                    work.run()
                 entry.metrics["compile_seconds"] = time.perf_counter() - began
             self.launched[name] = self.clock.launched(work.run, clear=False)  # runs it
         except Exception as error:
@@ -156,8 +159,18 @@ class _Contest:
     def _take_turns(self, mode: str, timers: Mapping[str, Timer]) -> None:
         if OURS not in timers:
             return
-        settled = {name: warm_up(timer) for name, timer in timers.items()}
-        taken = in_turns(timers, seconds=SECONDS, least=LEAST_ROUNDS)
+        try:
+            settled, taken = _contest(timers)
+        except (RuntimeError, MemoryError) as error:
+            if REFERENCE not in timers or not out_of_memory(error):
+                raise
+            # Each fits alone, the two do not: the method's own times are what is left.
+            self.entries[REFERENCE].failed(mode, error)
+            self.notes.append("no ratio: the model and its reference do not fit side by side")
+            for both in (self.works, self.models, self.launched):
+                both.pop(REFERENCE, None)
+            in_use(self.device)
+            settled, taken = _contest({OURS: timers[OURS]})
         for name, seconds in taken.items():
             self.entries[name].take(mode, seconds)
         self.metrics |= contest_metrics(taken[OURS], taken.get(REFERENCE), PREFIXES[mode])
@@ -202,10 +215,18 @@ class _Contest:
         try:
             nvml = Nvml(self.device)
             for name, work in self.works.items():
-                joules = energy_per_run(nvml, work.run, lambda: torch.cuda.synchronize(self.device))
+                joules, state = energy_per_run(
+                    nvml, work.run, lambda: torch.cuda.synchronize(self.device)
+                )
                 prefix = "" if name == OURS else "reference_"
                 self.metrics[f"{prefix}energy_joules"] = joules
-                if name == OURS:  # right after two seconds of this very work
-                    self.metrics |= nvml.state()
-        except NvmlError as error:
+                if name == OURS:
+                    self.metrics |= state
+        except Exception as error:  # the times are worth more
             self.notes.append(f"clocks, power and energy not recorded: {error}")
+
+
+def _contest(timers: Mapping[str, Timer]) -> tuple[dict[str, WarmUp], dict[str, list[float]]]:
+    """How each warmed up, and the times of the rounds."""
+    settled = {name: warm_up(timer) for name, timer in timers.items()}
+    return settled, in_turns(timers, seconds=SECONDS, least=LEAST_ROUNDS)

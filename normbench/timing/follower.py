@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from normbench.cells import Cell
+from normbench.timing.allocator import memory_kept
 from normbench.timing.in_step import READY, joined
-from normbench.timing.memory import memory_kept
 from normbench.timing.stopwatch import as_users_run
 
 

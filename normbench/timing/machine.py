@@ -18,6 +18,9 @@ SPARE = 0.95
 """Share of the memory that is available which a cell may take."""
 
 
+CGROUP = Path("/sys/fs/cgroup")
+
+
 class MachineError(ValueError):
     """What was asked for is not there on this machine."""
 
@@ -70,15 +73,16 @@ def with_precision(precision: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def pinned(threads: int) -> Iterator[None]:
+def pinned(threads: int, device: torch.device) -> Iterator[None]:
     """Torch on so many threads, and the whole process on as many cores, the first it may use.
 
-    Where the system cannot pin processes (macOS), the number of threads alone is set.
+    On CUDA, whose driver and whose autograd have threads of their own, and where the system cannot
+    pin processes (macOS), the number of threads alone is set.
     """
     check_threads(threads)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    cores = _affinities()
+    cores = _affinities() if device.type == "cpu" else {}
     _confine({task: sorted(allowed)[:threads] for task, allowed in cores.items()})
     try:
         yield
@@ -116,7 +120,7 @@ def within_memory(device: torch.device) -> Iterator[None]:
     be a dead process rather than a result. So the data segment is limited to what there is. A CUDA
     device refuses by itself, and where there is no such limit nothing is done.
     """
-    free = 0 if device.type == "cuda" else _status("/proc/meminfo", "MemAvailable")
+    free = 0 if device.type == "cuda" else _free_memory()
     held = _status("/proc/self/status", "VmData")
     if not free or not held:
         yield
@@ -131,6 +135,16 @@ def within_memory(device: torch.device) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _free_memory() -> int:
+    """Bytes that this process may still take; 0 where the system does not say."""
+    free = _status("/proc/meminfo", "MemAvailable")
+    try:  # a container's own limit, of which the machine's figures know nothing
+        limit, used = (int((CGROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
+    except (OSError, ValueError):  # there is none, or it is the word "max"
+        return free
+    return min(free, max(limit - used, 0))
 
 
 def _status(path: str, key: str) -> int:

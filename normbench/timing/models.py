@@ -19,6 +19,7 @@ from normbench.registry import TrainingPlan
 from normbench.surgery.example import input_channels
 from normbench.tasks.training import Conditions, optimizer_for
 from normbench.timing.case import DTYPES, LAYOUTS
+from normbench.timing.contestants import FULL, in_full_swing
 
 REFERENCE = "batch_norm"
 """What everything is relative to: this method, with its defaults, in the slots of the model."""
@@ -30,9 +31,6 @@ MODES = {
     "inference_folded": "the same, after every normalization that can be was folded",
 }
 """What may be timed of a model."""
-
-FULL = 10**6
-"""Training forwards after which schedules, such as Batch Renorm's, are over."""
 
 OPTIMIZER = {"optimizer": "sgd", "momentum": 0.9, "nesterov": False, "weight_decay": 5e-4}
 
@@ -83,9 +81,7 @@ def prepared(
     report = surgery.swap(model, method, example_input=example, **given)
     if info.prepare is not None:
         info.prepare(model, TrainingPlan(total_steps=FULL))
-    for module in model.modules():
-        if isinstance(getattr(module, "active_steps", None), Tensor):
-            module.num_batches_tracked.fill_(FULL)  # type: ignore[operator]
+    in_full_swing(model)
     mode = cell.config.get("mode", "train")
     if mode != "inference_folded":
         return Prepared(model.train(not mode.startswith("inference")), report)
@@ -147,7 +143,8 @@ class Work:
         batch = batch or cell.batch_size
         self.model, self.mode = model, cell.config.get("mode", "train")
         self.at = Conditions(batch, cell.seed, cell.precision, device)
-        images = torch.randn(batch, *image_shape(model, cell), device=device)
+        source = torch.Generator(device).manual_seed(cell.seed)  # the same for all contestants
+        images = torch.randn(batch, *image_shape(model, cell), device=device, generator=source)
         self.images = images.to(memory_format=LAYOUTS[cell.config["layout"]])
         self.labels = torch.zeros(batch, dtype=torch.long, device=device)
         self.optimizer = optimizer_for(model, OPTIMIZER)

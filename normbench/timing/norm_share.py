@@ -9,23 +9,20 @@ microseconds an operation, so shares of small models on small inputs are too lar
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch._C._autograd import _get_sequence_nr
-from torch.autograd.profiler_util import FunctionEvent
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.profiler import ProfilerActivity, profile, record_function
+
+from normbench.timing.profiling import raw_events
 
 STEPS = 2
 _SLOT, _STEP = "normbench::slot", "normbench::step"
 _NODE = "autograd::engine::evaluate_function"
-
-# It tells on stderr that it starts, stops, and finds no GPU; read once, when it is first used.
-os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
 def norm_share(
@@ -58,35 +55,38 @@ def norm_share(
                 run()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-    events = list(profiler.events())
-    seconds = _device_time if device.type == "cuda" else _cpu_time
-    whole = sum(map(seconds, _whole(events, device)))
-    forward = sum(seconds(event) for event in events if event.name == _SLOT)
     own = {number for made in nodes for number in made}
-    backward = sum(
-        seconds(event)
-        for event in events
-        if event.name.startswith(_NODE) and event.sequence_nr in own
-    )
-    return min(1.0, (forward + backward) / whole) if whole else float("nan")
+    spent, whole = (_kernels if device.type == "cuda" else _ranges)(profiler, own)
+    return spent / whole if whole else float("nan")
 
 
-def _whole(events: Sequence[FunctionEvent], device: torch.device) -> list[FunctionEvent]:
-    """Events that add up to everything.
+def _ranges(profiler: profile, own: set[int]) -> tuple[float, float]:
+    """Nanoseconds on the CPU in the slots and their nodes, and in all steps."""
+    spent = whole = 0
+    for event in raw_events(profiler):
+        name = event.name()
+        if name == _STEP:
+            whole += event.duration_ns()
+        elif name == _SLOT or (name.startswith(_NODE) and event.sequence_nr() in own):
+            spent += event.duration_ns()
+    return spent, whole
 
-    The steps; but on CUDA, whose backward has a thread of its own, whatever has no parent.
+
+def _kernels(profiler: profile, own: set[int]) -> tuple[float, float]:
+    """Microseconds of the kernels launched in the slots and their nodes, and of all kernels.
+
+    The backward has a thread of its own, so that all kernels are those of whatever has no parent. A
+    mark stands on the device as well, as an annotation over its kernels: those do not count.
     """
-    if device.type == "cuda":
-        return [e for e in events if e.cpu_parent is None and e.device_type.name == "CPU"]
-    return [e for e in events if e.name == _STEP]
-
-
-def _cpu_time(event: FunctionEvent) -> float:
-    return float(event.time_range.elapsed_us())  # type: ignore[no-untyped-call]
-
-
-def _device_time(event: FunctionEvent) -> float:
-    return float(event.device_time_total)
+    events = profiler.events()  # type: ignore[no-untyped-call]
+    launching = [e for e in events if e.device_type.name == "CPU"]
+    slots = [
+        e
+        for e in launching
+        if e.name == _SLOT or (e.name.startswith(_NODE) and e.sequence_nr in own)
+    ]
+    whole = sum(e.device_time_total for e in launching if e.cpu_parent is None)
+    return sum(e.device_time_total for e in slots), whole
 
 
 @contextlib.contextmanager

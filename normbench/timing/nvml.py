@@ -96,8 +96,8 @@ def energy_per_run(
     synchronize: Callable[[], object],
     seconds: float = ENERGY_SECONDS,
     clock: Callable[[], float] = time.monotonic,
-) -> float:
-    """Joules of one run, of as many as fill the time.
+) -> tuple[float, dict[str, float]]:
+    """Joules of one run, of as many as fill the time, and the device's state in the midst of it.
 
     Args:
         nvml: the sensors.
@@ -115,4 +115,8 @@ def energy_per_run(
         run()
         synchronize()  # or the queue would hold far more work than fits the time
         runs += 1
-    return (nvml.joules() - before) / runs
+    joules = (nvml.joules() - before) / runs
+    run()
+    state = nvml.state()  # while it works: idle, it is held down by nothing
+    synchronize()
+    return joules, state

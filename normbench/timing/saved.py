@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-HALVES = (torch.bfloat16, torch.float16)
+CASTS = ("ToCopyBackward", "TBackward", "TransposeBackward", "PermuteBackward")
+"""Nodes between a parameter and autocast's copy of it, transposed or not."""
 
 ELSEWHERE = ""
 """Stands for the part of the model outside of all slots."""
@@ -45,21 +45,19 @@ def saved_bytes(
         forward: runs it; the result is dropped.
         slots: modules to attribute to, by name.
     """
-    parameters = list(model.parameters())
-    own = {_storage(t) for t in chain(parameters, model.buffers())}
-    # Autocast's copies of parameters, transposed ones too.
-    cast = {tuple(sorted(p.shape)) for p in parameters if p.dtype == torch.float32}
+    own = {_storage(t) for t in chain(model.parameters(), model.buffers())}
     kept: dict[int, tuple[str, int]] = {}
     alive: list[Tensor] = []  # or another tensor may come to lie where one was
     running: list[str] = [ELSEWHERE]
 
     def remember(tensor: Tensor) -> Tensor:
+        copied = _storage(_origin(tensor)) in own
         # Detached: a result saved by the node that made it would hold that node, and both for ever.
         tensor = tensor.detach()
         where = _storage(tensor)
         if where not in own and where not in kept:
             alive.append(tensor)
-            if tensor.dtype not in HALVES or tuple(sorted(tensor.shape)) not in cast:
+            if not copied:
                 kept[where] = running[-1], tensor.untyped_storage().nbytes()
         return tensor
 
@@ -100,6 +98,15 @@ def _leaving(running: list[str]) -> Callable[..., None]:
 def total_bytes(tensors: Iterable[Tensor]) -> int:
     """Bytes of tensors, each storage once."""
     return sum({_storage(t): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
+def _origin(tensor: Tensor) -> Tensor:
+    """The leaf that a tensor is a cast or transposed copy of; itself if it is none."""
+    node: Any = tensor.grad_fn
+    while node is not None and node.name().startswith(CASTS):
+        node = node.next_functions[0][0]
+    leaf = getattr(node, "variable", None)
+    return leaf if isinstance(leaf, Tensor) else tensor
 
 
 def _storage(tensor: Tensor) -> int:

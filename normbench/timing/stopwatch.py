@@ -89,7 +89,11 @@ class CudaStopwatch:
         self.device = device
         self.l2_bytes = int(torch.cuda.get_device_properties(device).L2_cache_size)
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._flushed = torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=device)
+
+    @functools.cached_property
+    def _overwritten(self) -> torch.Tensor:
+        """What is written to clear the caches; memory only where somebody does."""
+        return torch.empty(FLUSH_BYTES, dtype=torch.uint8, device=self.device)
 
     def here(self) -> contextlib.AbstractContextManager[Any]:
         """On the stream."""
@@ -157,7 +161,7 @@ class CudaStopwatch:
         end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         with self.here():
             if clear:
-                self._flushed.zero_()
+                self._overwritten.zero_()
             start.record(self._stream)
             run()
             end.record(self._stream)

@@ -85,7 +85,7 @@ MISTAKES = {
     "an unknown precision": (
         "modes: [train, inference]",
         "precisions: [fp8]",
-        "8:14: precisions[0]: 'fp8' is unknown; valid: fp32, tf32, bf16, fp16",
+        "8:14: precisions[0]: 'fp8' is unknown; valid: bf16, fp16, fp32, tf32",
     ),
     "an unknown mode": (
         "modes: [train, inference]",

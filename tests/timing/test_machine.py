@@ -26,7 +26,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux pins thre
 @linux
 def test_the_process_is_on_so_many_cores_and_afterwards_on_all() -> None:
     cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
-    with pinned(1):
+    with pinned(1, CPU):
         assert torch.get_num_threads() == 1
         assert os.sched_getaffinity(0) == {min(cores)}
         torch.randn(300, 300) @ torch.randn(300, 300)  # may start threads
@@ -38,7 +38,7 @@ def test_the_process_is_on_so_many_cores_and_afterwards_on_all() -> None:
 @linux
 def test_it_is_put_back_after_an_error_too() -> None:
     cores = os.sched_getaffinity(0)
-    with pytest.raises(KeyError), pinned(1):
+    with pytest.raises(KeyError), pinned(1, CPU):
         raise KeyError
     assert os.sched_getaffinity(0) == cores
 

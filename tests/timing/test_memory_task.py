@@ -73,6 +73,17 @@ def test_autocasts_copies_of_weights_do_not_count() -> None:
     assert saved_bytes(layer, forward).total == 8 * 64 * 2
 
 
+def test_an_activation_with_the_shape_of_a_weight_counts_under_autocast() -> None:
+    layer = nn.Linear(64, 64)
+    x = torch.randn(64, 64, requires_grad=True)
+
+    def forward() -> None:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            layer(x)
+
+    assert saved_bytes(layer, forward).total == 64 * 64 * 2
+
+
 def test_the_peak_of_known_allocations_is_their_sum() -> None:
     def run() -> None:
         first = torch.empty(1000, dtype=torch.float32)
@@ -145,8 +156,7 @@ def test_a_line_needs_two_batches_and_a_slope() -> None:
 def test_work_at_another_batch_shares_model_and_optimizer() -> None:
     cell = cost_cell("memory")
     model = prepared(base_model(cell, CPU), "batch_norm", {}, cell, CPU).model
-    weighing = memory._Weighing(cell, CPU)
-    work = Work(model, cell, CPU)
-    other = weighing._at(work, 6)
+    optimizer = Work(model, cell, CPU).optimizer
+    other = memory._Weighing(cell, CPU)._work(model, optimizer, 6)
     assert other.images.shape[0] == 6
-    assert other.optimizer is work.optimizer
+    assert other.optimizer is optimizer

@@ -8,7 +8,7 @@ import resource
 import pytest
 import torch
 
-from normbench.timing import memory
+from normbench.timing import allocator
 
 VALUES = 400_000
 
@@ -27,20 +27,20 @@ def stingy() -> None:
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "mallopt"):
         pytest.skip("the allocator is not glibc's")
-    libc.mallopt(memory.MMAP_THRESHOLD, 2**17)
-    libc.mallopt(memory.TRIM_THRESHOLD, 0)
+    libc.mallopt(allocator.MMAP_THRESHOLD, 2**17)
+    libc.mallopt(allocator.TRIM_THRESHOLD, 0)
 
 
 def test_what_was_freed_is_used_again(stingy: None) -> None:
     without = faults()
-    with memory.memory_kept():
+    with allocator.memory_kept():
         faults()  # the first is new
         assert faults() < without / 2
 
 
 def test_afterwards_the_thresholds_are_no_lower_than_glibcs_own(stingy: None) -> None:
     without = faults()
-    with memory.memory_kept():
+    with allocator.memory_kept():
         faults()
     faults()
     assert faults() < without / 2

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from normbench.cells import MAIN_METRICS
 from normbench.leaderboard.costs import CostBoard, CostEntry, Figure
 from normbench.leaderboard.rows import Row
 from normbench.stats import significant
@@ -22,12 +23,6 @@ _IN_TITLE = frozenset(
     {"mode", "part", "compile", "processes", "activation", "image_size", "layout", "budgets_gib"}
 )
 """Options that a title tells, or a table's columns."""
-
-MAIN = {
-    "accuracy": ("test accuracy", "test_accuracy"), "throughput": ("ratio", "ratio"),
-    "layer": ("ratio", "ratio"), "memory": ("saved ratio", "saved_ratio"),
-}  # fmt: skip
-"""Name and metric of the figure that stands for a record, by task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +134,10 @@ def conditions(board: CostBoard) -> str:
 
 def main_figure(row: Row) -> str:
     """The figure that a record stands for, named; a dash where it has none."""
-    name, metric = MAIN.get(row.task, ("", ""))
+    metric = MAIN_METRICS.get(row.task, "")
     if metric not in row.metrics:
         return "–"
-    value = row.metrics[metric]
+    value, name = row.metrics[metric], metric.replace("_", " ")
     return f"{name} " + (f"{100 * value:.2f}%" if row.task == "accuracy" else significant(value))
 
 

@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from normbench.cells import Cell
 from normbench.surgery import SwapReport
 from normbench.tasks.outcome import Outcome
-from normbench.timing.machine import check_precision, pinned, with_precision, within_memory
+from normbench.timing.machine import check_precision, check_threads, with_precision, within_memory
 from normbench.timing.models import (
     REFERENCE,
     Work,
@@ -52,10 +52,9 @@ def run(cell: Cell, device: torch.device, progress: Progress) -> Outcome:
         SurgeryError: for a model without slots, or one that does not run at this size.
     """
     check_precision(cell.precision, device)
-    with (
-        pinned(cell.config["threads"], device), within_memory(device), as_users_run(by_trial=False),
-        with_precision(cell.precision),
-    ):  # fmt: skip
+    check_threads(cell.config["threads"])
+    # Not pinned: nothing is timed, and cells beside this one would be on the same cores.
+    with within_memory(device), as_users_run(by_trial=False), with_precision(cell.precision):
         ours = _Weighing(cell, device)
         slots = ours.weigh(cell.method, cell.params)
         progress(0.5)

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from normbench import benchmark_json, cli, registry
 from normbench.cells import Record
-from normbench.engine.execute import identify
+from normbench.engine.execute import identify, surroundings
 from normbench.store import Store
 
 FOREIGN = """
@@ -105,7 +106,8 @@ def test_records_are_what_the_task_would_have_left(content: Json, command: Comma
     assert record.cell_id == identify(record.cell)[0]
     assert record.status == "ok"
     assert record.cell.batch_size == 2
-    assert record.environment["threads"] == 1
+    assert record.environment == surroundings(record.cell, torch.device("cpu"), 1)
+    assert record.environment["numerics"]["deterministic"] is False
     # pytest-benchmark's statistics and ours are of the same times.
     stats = entry(content)["stats"]
     assert record.metrics["seconds"] == pytest.approx(stats["median"], rel=1e-5)

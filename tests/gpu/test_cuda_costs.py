@@ -12,6 +12,7 @@ from normbench.cells import Cell
 from normbench.engine.execute import execute
 from normbench.tasks import memory, throughput
 from normbench.tasks.outcome import Outcome
+from normbench.timing.norm_share import norm_share
 from normbench.timing.nvml import Nvml, NvmlError
 from normbench.timing.peaks import GIB
 
@@ -43,6 +44,34 @@ def test_every_mode_is_launched_and_replayed(mode: str) -> None:
     assert 0 < found["graph_seconds"] <= 1.2 * found["seconds"]  # nothing waits for Python
     assert {"ratio", "ratio_low", "graph_ratio", "graph_ratio_low"} <= found.keys()
     assert 0 <= found["norm_share"] < 1
+
+
+def test_the_null_test_holds_in_every_cell_of_a_process() -> None:
+    """A profiler that stays attached would slow the later ones down."""
+    first, *later = (timed("batch_norm") for _ in range(3))
+    for outcome in (first, *later):
+        assert outcome.metrics["graph_ratio"] == pytest.approx(1, abs=0.05)
+    for outcome in later:
+        assert outcome.metrics["seconds"] == pytest.approx(first.metrics["seconds"], rel=0.15)
+
+
+def test_the_share_of_two_equal_modules_of_five_is_two_fifths() -> None:
+    norms = [torch.nn.BatchNorm2d(64).cuda() for _ in range(5)]
+    model = torch.nn.Sequential(*norms)
+    x = torch.randn(64, 64, 56, 56, device=CUDA, requires_grad=True)
+    gradient = torch.randn_like(x)
+
+    def run() -> None:
+        model(x).backward(gradient)
+
+    run()
+    assert norm_share(model, norms[1:3], run, CUDA) == pytest.approx(0.4, abs=0.05)
+    assert norm_share(model, norms, run, CUDA) == pytest.approx(1.0, abs=0.1)
+
+
+def test_batch_norm_takes_what_batch_norm_takes_also_in_a_fresh_process() -> None:
+    cell = cost_cell("memory", "batch_norm", budgets_gib=[])
+    assert memory.run(cell, CUDA, lambda fraction: None).metrics["peak_ratio"] == 1.0
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "fp16"])
@@ -88,5 +117,5 @@ def test_the_predicted_batch_is_near_the_one_that_fits() -> None:
     cell = cost_cell("memory", "batch_norm", budgets_gib=[1], batch_size=64)
     found = memory.run(cell, CUDA, lambda fraction: None).metrics
     fits, predicted = found["largest_batch_1gib"], found["predicted_largest_batch_1gib"]
-    assert fits == pytest.approx(predicted, rel=0.15)
+    assert fits == pytest.approx(predicted, rel=0.1)
     assert torch.cuda.memory_reserved(CUDA) < 2 * GIB

@@ -128,6 +128,14 @@ def test_cells_that_time_run_alone(tmp_path: Path) -> None:
     check_machine(found, CPU, 1)
 
 
+def test_cells_that_weigh_memory_run_alone_unless_asked_not_to(tmp_path: Path) -> None:
+    data = yaml.safe_load(GOOD)
+    del data["modes"]
+    found = expand(CostSuite.model_validate({**data, "task": "memory"}))
+    assert default_workers(CPU, found) == 1
+    check_machine(found, CPU, 2)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [({"precisions": ["tf32"]}, "a CPU has fp32"), ({"threads": 4096}, "this machine has")],

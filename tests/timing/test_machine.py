@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -60,6 +61,27 @@ def test_an_allocation_the_machine_has_no_memory_for_fails_and_smaller_ones_do_n
         assert resource.getrlimit(resource.RLIMIT_DATA)[0] < 2**46
         assert torch.ones(1000).sum() == 1000
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+@linux
+def test_a_containers_limit_is_what_is_free_where_it_is_less(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    free = machine._free_memory()  # there are no such files: the machine's own figure
+    (tmp_path / "memory.max").write_text("3000000\n")
+    (tmp_path / "memory.current").write_text("1000000\n")
+    assert machine._free_memory() == 2000000 < free
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine._free_memory() == pytest.approx(free, rel=0.5)
+
+
+@linux
+def test_on_cuda_no_core_is_taken_away() -> None:
+    cores = os.sched_getaffinity(0)
+    with pinned(1, torch.device("cuda", 0)):
+        assert torch.get_num_threads() == 1
+        assert os.sched_getaffinity(0) == cores
 
 
 def test_tf32_is_on_only_where_it_is_asked_for() -> None:

@@ -108,7 +108,6 @@ def test_both_start_from_the_same_weights_and_see_the_same_loss() -> None:
     base = base_model(cell, CPU)
     losses = []
     for _ in range(2):
-        torch.manual_seed(1)
         losses.append(Work(prepared(base, "batch_norm", {}, cell, CPU).model, cell, CPU).loss())
     assert torch.equal(*losses)
 
@@ -137,6 +136,36 @@ def test_a_reference_that_fails_leaves_the_methods_own_times(
     assert outcome.metrics["seconds"] > 0
     assert "ratio" not in outcome.metrics
     assert any("no batch norm today" in note for note in outcome.notes)
+
+
+def test_two_that_fit_alone_but_not_together_leave_the_methods_own_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    honest = throughput.in_turns
+
+    def one_at_a_time(timers: dict[str, Any], **rest: Any) -> Any:
+        if len(timers) > 1:
+            raise torch.OutOfMemoryError("no room for two")
+        return honest(timers, **rest)
+
+    monkeypatch.setattr(throughput, "in_turns", one_at_a_time)
+    outcome = measured(cost_cell("throughput", "group_norm"))
+    assert outcome.status == "ok"
+    assert outcome.metrics["seconds"] > 0
+    assert "ratio" not in outcome.metrics
+    assert any("do not fit side by side" in note for note in outcome.notes)
+    assert "no room for two" in outcome.trials[1]["reason"]
+
+
+def test_contestants_see_the_same_images() -> None:
+    cell = cost_cell("throughput")
+    base = base_model(cell, CPU)
+    images = []
+    for method in ("group_norm", REFERENCE):
+        images.append(Work(prepared(base, method, {}, cell, CPU).model, cell, CPU).images)
+    assert torch.equal(*images)
+    other = cost_cell("throughput", seed=1)
+    assert not torch.equal(images[0], Work(base, other, CPU).images)
 
 
 @pytest.mark.parametrize(

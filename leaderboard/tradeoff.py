@@ -13,8 +13,9 @@ from normbench.stats import Interval
 RATIOS = {"throughput": "ratio", "memory": "saved_ratio"}
 """The ratio that stands for the cost, by task."""
 
-LEAST = 2
-"""Variants that both boards must have: of one alone there is nothing to weigh."""
+LEAST = {True: 2, False: 3}
+"""Variants that both boards must have, by whether they are of the same model. Of one alone there is
+nothing to weigh, and two of different models say too little for a chart."""
 
 Place = Literal["front", "not separated", "dominated"]
 
@@ -75,7 +76,7 @@ def tradeoffs(boards: Sequence[Board], costs: Sequence[CostBoard]) -> list[Trade
         for batch in board.batch_sizes:
             for cost, same in _partners(board, batch, costs):
                 made = _join(board, cost, batch, same)
-                if len(made.points) >= LEAST:
+                if len(made.points) >= LEAST[same]:
                     found.append(made)
     return found
 

@@ -19,6 +19,7 @@ from normbench.cells import Record
 from normbench.cli import app
 from normbench.leaderboard import site
 
+NET = "nb_resnet10_1x1"
 GROUP: dict[str, Any] = {"method": "group_norm", "variant": "group_norm", "params": {"groups": 32}}
 MENU = {"Speed", "Memory", "Accuracy against cost"}
 
@@ -208,7 +209,7 @@ def test_tradeoff_says_when_models_differ(built: Path) -> None:
 def test_tradeoff_names_its_front_and_lists_every_point(made: Any) -> None:
     folder = made(
         synthetic.record(accuracy=0.5), synthetic.record(accuracy=0.9, **GROUP),
-        throughput(1.0, batch_size=2), throughput(1.3, batch_size=2, **GROUP),
+        throughput(1.0, batch_size=2, model=NET), throughput(1.3, batch_size=2, model=NET, **GROUP),
     )  # fmt: skip
     page = folder / "tradeoff.html"
     assert "from the cheapest: batch_norm(eps=1e-05) (50.0%, 1.00), group_norm (90.0%" in told(page)

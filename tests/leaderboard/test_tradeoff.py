@@ -49,7 +49,13 @@ def pair(make: Callable[..., Record], **fields: Any) -> list[Record]:
     return [make(1.0, **at), make(1.3, **{**at, **GROUP})]
 
 
+def three(make: Callable[..., Record], **fields: Any) -> list[Record]:
+    """The same, and the cost of layer_norm_chw: as many as costs of another model must share."""
+    return [*pair(make, **fields), make(1.4, **{"batch_size": 2, **fields, **LAYER_NORM})]
+
+
 BOTH = [*accuracies(0.5, 0.52), *accuracies(0.8, 0.82, **GROUP)]
+THREE = [*BOTH, *accuracies(0.7, 0.72, **LAYER_NORM)]
 
 
 @given(st.lists(st.tuples(COORDINATE, COORDINATE), max_size=12))
@@ -84,12 +90,17 @@ def test_costs_of_the_same_model_come_before_those_of_others(joined: Join) -> No
 
 
 def test_costs_of_another_model_are_marked(joined: Join) -> None:
-    [made] = joined(*BOTH, *pair(throughput, model="resnet18"))
+    [made] = joined(*THREE, *three(throughput, model="resnet18"))
     assert (made.costs.model, made.same_model) == ("resnet18", False)
 
 
+def test_two_variants_are_enough_for_the_same_model_alone(joined: Join) -> None:
+    assert joined(*BOTH, *pair(throughput, model="resnet18")) == []
+    assert len(joined(*BOTH, *pair(throughput, model=NET))) == 1
+
+
 def test_model_arguments_make_another_model(joined: Join) -> None:
-    [made] = joined(*BOTH, *pair(throughput, model=NET, model_args={"width": 8}))
+    [made] = joined(*THREE, *three(throughput, model=NET, model_args={"width": 8}))
     assert not made.same_model
 
 
@@ -105,8 +116,9 @@ def test_only_training_steps_count_as_the_cost_of_training(joined: Join, mode: s
 
 def test_hardware_classes_stay_apart_and_memory_has_its_own(joined: Join) -> None:
     made = joined(
-        *BOTH, *pair(throughput), *pair(throughput, hardware_class=CUDA), *pair(memory, model=NET)
-    )
+        *THREE, *three(throughput), *three(throughput, hardware_class=CUDA),
+        *pair(memory, model=NET),
+    )  # fmt: skip
     found = [(t.costs.task, t.costs.hardware_class, t.same_model) for t in made]
     assert found == [
         ("throughput", "cpu-invented", False),

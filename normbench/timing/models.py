@@ -83,10 +83,23 @@ def prepared(
         info.prepare(model, TrainingPlan(total_steps=FULL))
     in_full_swing(model)
     mode = cell.config.get("mode", "train")
+    if mode.startswith("inference"):
+        _see_data(model, example)
     if mode != "inference_folded":
         return Prepared(model.train(not mode.startswith("inference")), report)
     fold = surgery.fold(model.eval(), example_input=example)
     return Prepared(model, report, len(fold.folded), fold.left)
+
+
+@torch.no_grad()
+def _see_data(model: nn.Module, images: Tensor) -> None:
+    """Training forwards that move running statistics off where they begin.
+
+    A whitening layer begins with the identity, which folds; after any training it does not.
+    """
+    model.train()
+    for _ in range(2):
+        model(images)
 
 
 def image_shape(model: nn.Module, cell: Cell) -> tuple[int, int, int]:

@@ -72,6 +72,9 @@ def _cuda_peak(run: Callable[[], object], device: torch.device) -> Peak:
 class Line:
     """Memory as a straight line of the batch size, through two measured points.
 
+    A height is the maximum over time of what grows linearly, hence convex in the batch: beyond its
+    points the line lies below it, and the batch it tells is at least the one that fits.
+
     Attributes:
         fixed: bytes that do not depend on the batch: weights, their gradients, the optimizer.
         per_sample: bytes that each sample adds.

@@ -11,6 +11,9 @@ from normbench.cells import digest
 from normbench.leaderboard import sources
 from normbench.store import wide
 
+COSTS = {"throughput": 192, "small-batch-cost": 42, "memory": 192, "inference": 192}
+"""Cells of the suites that measure costs; some are refused by a method."""
+
 
 @pytest.fixture(scope="module")
 def accepted(root: Path) -> pl.DataFrame:
@@ -21,16 +24,39 @@ def accepted(root: Path) -> pl.DataFrame:
 
 def test_every_cell_of_the_shipped_suites_was_measured(accepted: pl.DataFrame) -> None:
     counts = dict(accepted.group_by("suite").len().iter_rows())
-    assert counts == {"small-batch": 126, "timm-smoke": 4, "capabilities": 54}
-    assert set(accepted["status"]) == {"ok"}
+    assert counts == {"small-batch": 126, "timm-smoke": 4, "capabilities": 54, **COSTS}
+    assert set(accepted.filter(~pl.col("suite").is_in(list(COSTS)))["status"]) == {"ok"}
     assert set(accepted.filter(suite="timm-smoke")["model"]) == {
         "resnet18",
         "mobilenetv3_small_100",
     }
 
 
+def test_costs_are_there_for_every_method_that_the_models_allow(accepted: pl.DataFrame) -> None:
+    """In ConvNeXt some lack values per channel (its last norm sees 1×1 maps) or branches."""
+    costs = accepted.filter(pl.col("suite").is_in(list(COSTS)))
+    assert set(costs["status"]) == {"ok", "unsupported"}
+    refused = costs.filter(status="unsupported")
+    assert set(refused["model"]) == {"convnext_atto"}
+    assert set(refused["method"]) <= {"instance_norm", "ibn_a", "fixup", "skip_init"}
+    trained = costs.filter(suite="throughput", status="ok")
+    assert set(trained["model"]) == {"resnet50", "efficientnet_b0", "convnext_atto"}
+    assert trained["ratio"].is_not_null().all()
+    assert trained["ratio_low"].is_not_null().all()
+
+
+def test_the_null_tests_of_the_accepted_times_hold(accepted: pl.DataFrame) -> None:
+    """Batch norm against itself; an interval of 96% may miss 1 now and then."""
+    times = accepted.filter(task="throughput", method="batch_norm")
+    held = times.filter((pl.col("ratio_low") <= 1) & (pl.col("ratio_high") >= 1))
+    assert len(held) >= 0.9 * len(times) > 0
+    kept = accepted.filter(task="memory", method="batch_norm")
+    assert set(kept["saved_ratio"]) == {1.0} == set(kept["peak_ratio"])
+
+
 def test_no_accepted_record_is_of_an_eager_path_on_a_board(accepted: pl.DataFrame) -> None:
-    assert set(accepted.filter(task="accuracy")["fallback"]) == {""}
+    on_boards = ("accuracy", "throughput", "memory")
+    assert set(accepted.filter(pl.col("task").is_in(on_boards))["fallback"]) == {""}
 
 
 def test_every_small_batch_cell_took_300_steps(accepted: pl.DataFrame) -> None:

@@ -87,6 +87,13 @@ def test_every_mode_runs_and_is_what_it_says(mode: str) -> None:
         assert "folded" not in outcome.metrics
 
 
+def test_whitening_does_not_fold_once_it_has_seen_data() -> None:
+    cell = cost_cell("throughput", "iter_norm", mode="inference_folded")
+    ready = prepared(base_model(cell, CPU), "iter_norm", {}, cell, CPU)
+    assert ready.folded == 0
+    assert len(ready.unfolded) == ready.report.replaced > 0
+
+
 def test_training_modes_train_and_inference_does_not() -> None:
     kept = {}
     for mode in MODES:

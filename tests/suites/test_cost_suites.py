@@ -89,8 +89,8 @@ MISTAKES = {
     ),
     "an unknown mode": (
         "modes: [train, inference]",
-        "modes: [trian]",
-        "8:9: modes[0]: 'trian' is unknown; did you mean 'train'?",
+        "modes: [trains]",
+        "8:9: modes[0]: 'trains' is unknown; did you mean 'train'?",
     ),
     "an unknown task": (
         "task: throughput",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -38,9 +39,12 @@ def written(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Json:
         sys.executable, "-P", "-m", "pytest", *ours, str(other), "-p", "no:xdist", "-p",
         "no:cacheprovider", "--benchmark-json", str(folder / "layers.json"), "-s",
     ]  # fmt: skip
+    # Where the tests themselves run in xdist's workers, the benchmarks must not take this for one.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")}
     done = subprocess.run(
-        command, cwd=root, capture_output=True, text=True, timeout=300, check=False
-    )
+        command, cwd=root, capture_output=True, text=True, timeout=300, check=False,
+        env=environment,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert "| batch_renorm | " in done.stdout  # the table of ratios
     content: Json = json.loads((folder / "layers.json").read_text())

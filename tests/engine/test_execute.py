@@ -29,7 +29,11 @@ def run(cell: Cell) -> Record:
     [
         ("ok", "ok", ""),
         ("diverge", "diverged", "loss is NaN at step 3"),
-        ("gpu oom", "oom", "CUDA out of memory. Tried to allocate 2 GiB"),
+        (
+            "gpu oom",
+            "oom",
+            "batch 8 does not fit into memory: CUDA out of memory. Tried to allocate 2 GiB",
+        ),
         ("refuse", "unsupported", "instance_norm got one value; needs more values per channel"),
         ("mistake", "error", "batch size 512 is larger than the 100 training images"),
         ("fault", "error", "KeyError: 'missing' (fake_task.py:"),

@@ -116,7 +116,8 @@ def test_a_tradeoff_of_perfect_accuracies_can_be_drawn(
 ) -> None:
     group = {"method": "group_norm", "variant": "group_norm", "params": {"groups": 32}}
     records = [synthetic.record(accuracy=1.0), synthetic.record(accuracy=1.0, **group)]
-    records += [throughput(1.0, batch_size=2), throughput(1.0, batch_size=2, **group)]
+    at = {"batch_size": 2, "model": "nb_resnet10_1x1"}
+    records += [throughput(1.0, **at), throughput(1.0, **at, **group)]
     _, [tradeoff] = read(tmp_path, records, catalogue_file)
     assert [point.place for point in tradeoff.points] == ["front", "front"]
     assert "NaN" not in tradeoff_charts.tradeoff_chart(tradeoff)

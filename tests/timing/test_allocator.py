@@ -33,6 +33,8 @@ def stingy() -> None:
 
 def test_what_was_freed_is_used_again(stingy: None) -> None:
     without = faults()
+    if not without:
+        pytest.skip("earlier tests left holes in the heap that are large enough: nothing to fetch")
     with allocator.memory_kept():
         faults()  # the first is new
         assert faults() < without / 2
@@ -40,6 +42,8 @@ def test_what_was_freed_is_used_again(stingy: None) -> None:
 
 def test_afterwards_the_thresholds_are_no_lower_than_glibcs_own(stingy: None) -> None:
     without = faults()
+    if not without:
+        pytest.skip("earlier tests left holes in the heap that are large enough: nothing to fetch")
     with allocator.memory_kept():
         faults()
     faults()

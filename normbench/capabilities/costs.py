@@ -5,18 +5,17 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._ops import OpOverload
-from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from normbench.capabilities.probe import Answer, probe
 from normbench.capabilities.subject import Subject
+from normbench.timing import saved
 
 FREE = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "_unsafe_view"}
 """Aten ops that touch no element, beside the views."""
@@ -31,21 +30,7 @@ def saved_bytes(subject: Subject) -> Answer:
     """
     slot = subject.slot()
     x = subject.activations().requires_grad_() + 0  # as in a network: not a leaf
-    own = {_storage(t) for t in chain(slot.parameters(), slot.buffers())}
-    kept: dict[int, int] = {}
-
-    def remember(tensor: Tensor) -> Tensor:
-        if _storage(tensor) not in own:
-            kept[_storage(tensor)] = tensor.untyped_storage().nbytes()
-        return tensor.detach()  # or a result would hold the node that saved it, and be held by it
-
-    with saved_tensors_hooks(remember, lambda tensor: tensor):
-        y = slot(x)
-    return Answer(sum(kept.values()) / y.numel())
-
-
-def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    return Answer(saved.saved_bytes(slot, lambda: slot(x)).total / x.numel())
 
 
 @probe("parameters", unit="per channel", alone="own")

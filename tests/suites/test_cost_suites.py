@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -12,8 +12,10 @@ import yaml
 
 from normbench.cells import Cell
 from normbench.engine.planning import PlanError, check_machine, default_workers, plan
+from normbench.leaderboard import costs
 from normbench.suites import SuiteError, expand
-from normbench.suites.cost_schema import CostSuite
+from normbench.suites.cost_schema import CostSuite, Mode
+from normbench.timing import models
 from normbench.timing.machine import MachineError, available_cores
 
 Find = Callable[[str], list[str]]
@@ -155,6 +157,10 @@ def test_a_suite_for_cuda_is_refused_where_there_is_none(tmp_path: Path) -> None
         plan(path, out=tmp_path, device="auto")
 
 
-def test_a_suite_of_costs_is_no_suite_that_trains() -> None:
-    with pytest.raises(SuiteError):
+def test_a_suite_that_excludes_everything_is_refused() -> None:
+    with pytest.raises(SuiteError, match="every one is excluded"):
         cells(exclude=[{"method": ["batch_norm", "group_norm"]}])
+
+
+def test_the_modes_of_suites_task_and_boards_are_the_same() -> None:
+    assert get_args(Mode) == tuple(models.MODES) == costs.MODES

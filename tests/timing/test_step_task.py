@@ -10,6 +10,8 @@ from normbench import registry
 from normbench.cells import Cell
 from normbench.tasks import step
 from normbench.tasks.outcome import Outcome
+from normbench.timing.models import Work
+from normbench.timing.saved import saved_bytes
 
 CPU = torch.device("cpu")
 
@@ -52,13 +54,13 @@ def test_what_is_kept_is_the_activations_and_no_parameter() -> None:
         torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
         torch.nn.Flatten(), torch.nn.Linear(8, 1000),
     )  # fmt: skip
-    training = step._Training(model, make_cell("batch_norm"), CPU)
+    work = Work(model, make_cell("batch_norm"), CPU)
     images, half = 4 * 3 * 32 * 32, 4 * 8 * 32 * 32
     logits = 4 * 1000
     # The image in half precision, ReLU's output once for all who read it, the pooled features; the
     # loss keeps its logarithms in float32 and the labels.
     least = 2 * images + 2 * half + 4 * logits
-    assert least <= training.saved_bytes() <= least + 2 * logits + 1000
+    assert least <= saved_bytes(model, work.loss).total <= least + 2 * logits + 1000
 
 
 def test_both_models_start_from_the_same_weights() -> None:

@@ -59,7 +59,7 @@ def measured(benchmark: Any, cell: Cell, device: torch.device) -> dict[str, floa
 @contextlib.contextmanager
 def _contest(cell: Cell, device: torch.device) -> Iterator[Contest]:
     """The cell's contestants, in the state that a run of the cell would have; skips refusals."""
-    with reproducible(cell.seed, device, cell.config["threads"]), layer.conditions(cell):
+    with reproducible(cell.seed, device, cell.config["threads"]), layer.conditions(cell, device):
         try:
             if cell.config["processes"] > 1:
                 with in_step(cell, device) as contest:

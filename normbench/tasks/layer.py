@@ -36,7 +36,8 @@ from normbench.timing.contestants import OURS
 from normbench.timing.entry import Entry
 from normbench.timing.in_step import in_step
 from normbench.timing.layers import COMMUNICATION, REFERENCE, Contest, works
-from normbench.timing.ratio import contest_metrics
+from normbench.timing.machine import pinned
+from normbench.timing.ratio import GRAPH, LAUNCHED, PREFIX, contest_metrics
 from normbench.timing.rounds import Times, in_turns
 from normbench.timing.stopwatch import Stopwatch, Timer, as_users_run, stopwatch
 
@@ -50,9 +51,6 @@ WARM_UP = 5
 
 LEAST, MOST, SECONDS = 15, 200, 1.0
 """Rounds; between the two it is as many as fit into the seconds."""
-
-LAUNCHED, GRAPH = "launched", "graph"
-PREFIX = {LAUNCHED: "", GRAPH: "graph_"}
 
 
 class LayerError(ValueError):
@@ -138,22 +136,27 @@ def run(
 ) -> Outcome:
     """Measure one cell. Where batch norm fails there is no ratio; the method's is raised."""
     check(cell)
-    with conditions(cell):
+    with conditions(cell, device):
         if cell.config["processes"] > 1:
             return _in_step(cell, device, progress)
         return _alone(cell, watch(device), progress)
 
 
 @contextlib.contextmanager
-def conditions(cell: Cell) -> Iterator[None]:
-    """The cell's number of CPU threads, kernels chosen as outside of cells, memory kept."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(cell.config["threads"])
-    try:
-        with as_users_run(), memory_kept():
-            yield
-    finally:
-        torch.set_num_threads(threads)
+def conditions(cell: Cell, device: torch.device) -> Iterator[None]:
+    """The cell's number of CPU threads, kernels chosen as outside of cells, memory kept.
+
+    Raises:
+        MachineError: for more threads than cores.
+    """
+    # Two processes on the same cores would wait for each other.
+    cores = (
+        pinned(cell.config["threads"], device)
+        if cell.config["processes"] == 1
+        else contextlib.nullcontext()
+    )
+    with cores, as_users_run(), memory_kept():
+        yield
 
 
 def _alone(cell: Cell, watch: Stopwatch, progress: Callable[[float], None]) -> Outcome:

@@ -44,7 +44,7 @@ from normbench.timing.models import (
 from normbench.timing.norm_share import norm_share
 from normbench.timing.nvml import Nvml, energy_per_run
 from normbench.timing.peaks import in_use
-from normbench.timing.ratio import contest_metrics
+from normbench.timing.ratio import GRAPH, LAUNCHED, PREFIX, contest_metrics
 from normbench.timing.rounds import in_turns
 from normbench.timing.stopwatch import Stopwatch, Timer, as_users_run, stopwatch
 from normbench.timing.warm_up import WarmUp, warm_up
@@ -53,9 +53,6 @@ PROTOCOL = 1
 
 LEAST_ROUNDS, SECONDS = 9, 1.2
 """Of one contest. Nine rounds give an interval that leaves out the extremes."""
-
-PREFIXES = {"launched": "", "graph": "graph_"}
-"""Of the metrics of a way to start the work."""
 
 Progress = Callable[[float], None]
 
@@ -105,10 +102,10 @@ class _Contest:
         self._enter(REFERENCE, base, REFERENCE, {})
         del base
         progress(0.4)
-        self._take_turns("launched", self.launched)
+        self._take_turns(LAUNCHED, self.launched)
         progress(0.7)
         if self.clock.graphs:
-            self._take_turns("graph", self._replayed())
+            self._take_turns(GRAPH, self._replayed())
             progress(0.8)
         self._count()
         if self.device.type == "cuda":
@@ -116,7 +113,7 @@ class _Contest:
         progress(0.9)
         self._look_inside()  # last: a profiler leaves traces
         trials = tuple(entry.trial(name) for name, entry in self.entries.items())
-        samples = tuple(self.entries[OURS].samples["launched"])
+        samples = tuple(self.entries[OURS].samples[LAUNCHED])
         ours = self.models[OURS]
         notes = (*self.notes, *ours.report.notes)
         return Outcome(
@@ -152,7 +149,7 @@ class _Contest:
             try:
                 timers[name] = self.clock.replayed([work.run])
             except Exception as error:
-                self.entries[name].failed("graph", error)
+                self.entries[name].failed(GRAPH, error)
                 self.notes.append(f"{name}: {self.entries[name].problems[-1]}")
         return timers
 
@@ -173,8 +170,8 @@ class _Contest:
             settled, taken = _contest({OURS: timers[OURS]})
         for name, seconds in taken.items():
             self.entries[name].take(mode, seconds)
-        self.metrics |= contest_metrics(taken[OURS], taken.get(REFERENCE), PREFIXES[mode])
-        if mode == "launched":
+        self.metrics |= contest_metrics(taken[OURS], taken.get(REFERENCE), PREFIX[mode])
+        if mode == LAUNCHED:
             self._judge(taken[OURS], settled)
 
     def _judge(self, seconds: list[float], settled: Mapping[str, WarmUp]) -> None:

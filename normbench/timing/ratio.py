@@ -14,6 +14,10 @@ from dataclasses import dataclass
 
 from normbench.timing.rounds import Times, quantile
 
+LAUNCHED, GRAPH = "launched", "graph"
+PREFIX = {LAUNCHED: "", GRAPH: "graph_"}
+"""How work may be started, and what stands before the names of its metrics."""
+
 LEAST_ROUNDS = 6
 """With fewer, no two order statistics enclose the median with a chance of 95%."""
 

@@ -1,11 +1,11 @@
 """Task `memory`: what a training step takes with a method, against the same model with batch norm.
 
-Protocol 1. Each model is measured alone. Counted: parameters and buffers, the bytes that autograd
+Protocol 2. Each model is measured alone. Counted: parameters and buffers, the bytes that autograd
 keeps for the backward, in all and by slot, each storage once. Measured in passes of their own: the
-most memory of a step, at the cell's batch and at twice that, weights, gradients and the state of
-SGD with momentum included. The line through the two predicts the largest batch within each budget;
-on CUDA real runs under a limit of the allocator search for it as well. Ratios are the method's
-figure over the reference's: above 1 it takes more.
+most memory of a step, weights, gradients and the state of SGD with momentum included. The line
+through the heights at the cell's batch, or 16 if that is more, and at twice that predicts the
+largest batch within each budget; on CUDA real runs under a limit of the allocator search for it as
+well. Ratios are the method's figure over the reference's: above 1 it takes more.
 
 The cell's config: `layout`, `image_size`, `budgets_gib`, `threads` (of the CPU). The record's
 `slots` have `costs`, one entry per slot.
@@ -37,7 +37,11 @@ from normbench.timing.peaks import GIB, Line, Peak, fits_cuda, in_use, largest_b
 from normbench.timing.saved import saved_bytes, total_bytes
 from normbench.timing.stopwatch import as_users_run
 
-PROTOCOL = 1
+PROTOCOL = 2
+
+LINE_BATCH = 16
+"""The least batch that a line goes through. At smaller ones the height is that of gradients and
+optimizer, and hardly grows with the batch."""
 
 RATIOS = {"saved_bytes": "saved_ratio", "peak_allocated_bytes": "peak_ratio"}
 
@@ -131,8 +135,10 @@ class _Weighing:
         if self.device.type == "cuda":
             self.metrics["peak_reserved_bytes"] = here.reserved
         try:
-            twice = self._peak(model, optimizer, 2 * batch, before)
-            line = Line.through(batch, here.allocated, 2 * batch, twice.allocated)
+            first = max(batch, LINE_BATCH)
+            once = here if first == batch else self._peak(model, optimizer, first, before)
+            twice = self._peak(model, optimizer, 2 * first, before)
+            line = Line.through(first, once.allocated, 2 * first, twice.allocated)
             self.metrics |= {"fixed_bytes": line.fixed, "bytes_per_sample": line.per_sample}
             for budget in self.cell.config["budgets_gib"]:
                 guess = line.largest(budget * GIB)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import functools
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,10 +55,18 @@ class Prepared:
 
 
 def base_model(cell: Cell, device: torch.device) -> nn.Module:
-    """The model as timm builds it from the cell's seed, in the cell's layout."""
-    torch.manual_seed(cell.seed)
-    model: nn.Module = timm.create_model(cell.model, pretrained=False, **cell.model_args)
+    """The model as timm builds it from the cell's seed, in the cell's layout; a copy of its own."""
+    model = copy.deepcopy(_drawn(cell.model, json.dumps(dict(cell.model_args)), cell.seed))
+    torch.manual_seed(cell.seed)  # for what comes next, whether the weights were drawn just now
     return model.to(device).to(memory_format=LAYOUTS[cell.config["layout"]]).train()
+
+
+@functools.lru_cache(maxsize=1)
+def _drawn(name: str, arguments: str, seed: int) -> nn.Module:
+    """The model on the CPU. Kept, as cells of a model follow each other: drawing takes longest."""
+    torch.manual_seed(seed)
+    model: nn.Module = timm.create_model(name, pretrained=False, **json.loads(arguments))
+    return model
 
 
 def prepared(

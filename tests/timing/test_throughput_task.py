@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -117,6 +118,21 @@ def test_both_start_from_the_same_weights_and_see_the_same_loss() -> None:
     for _ in range(2):
         losses.append(Work(prepared(base, "batch_norm", {}, cell, CPU).model, cell, CPU).loss())
     assert torch.equal(*losses)
+
+
+def test_a_base_model_is_the_cells_own_and_drawn_from_its_seed() -> None:
+    """What one cell does to its copy is not there in the next."""
+    first = base_model(cost_cell("throughput"), CPU)
+    weight = first.get_parameter("fc.weight")
+    untouched = weight.detach().clone()
+    chance = torch.rand(1)
+    with torch.no_grad():
+        weight.zero_()
+    again = base_model(cost_cell("throughput"), CPU)
+    assert torch.equal(again.get_parameter("fc.weight"), untouched)
+    assert torch.equal(torch.rand(1), chance)
+    other = base_model(dataclasses.replace(cost_cell("throughput"), seed=1), CPU)
+    assert not torch.equal(other.get_parameter("fc.weight"), untouched)
 
 
 def test_batch_renorm_is_timed_in_full_swing() -> None:

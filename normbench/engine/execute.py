@@ -65,6 +65,7 @@ def execute(
     threads: int = 1,
     submitter: str | None = None,
     progress: Notify | None = None,
+    spoilt: Callable[[], object] | None = None,
 ) -> Record:
     """Run a cell and return its record, whatever happens.
 
@@ -77,6 +78,7 @@ def execute(
         threads: CPU threads torch may use while the cell runs.
         submitter: who measures; None asks `environment.submitter`.
         progress: takes the fraction done, 0 to 1.
+        spoilt: called where the cell left the process unfit for another, whatever its status.
     """
     started_at, began = now(), time.perf_counter()
     deadline = began + timeout_seconds(cell)
@@ -88,6 +90,8 @@ def execute(
             progress(min(max(fraction, 0.0), 1.0))
 
     outcome = _attempt(cell, device, threads_of(cell, threads), watched)
+    if outcome.spoilt and spoilt is not None:
+        spoilt()
     return make_record(
         cell, outcome, device=device, threads=threads, submitter=submitter,
         started_at=started_at, wall_seconds=time.perf_counter() - began,
@@ -132,8 +136,12 @@ def surroundings(cell: Cell, device: torch.device, threads: int) -> dict[str, An
 
 
 def threads_of(cell: Cell, threads: int) -> int:
-    """CPU threads of a cell: its own number where it measures with so many, else the worker's."""
-    return int(cell.config.get("threads", threads))
+    """CPU threads of a cell: its own number where it measures with so many, else the worker's.
+
+    What is no number is the task's to refuse.
+    """
+    own = cell.config.get("threads")
+    return own if isinstance(own, int) and own > 0 else threads
 
 
 def timeout_seconds(cell: Cell) -> float:
@@ -234,7 +242,7 @@ def _plain(outcome: Outcome) -> Outcome:
     lists = {name: tuple(plain[name]) for name in ("curve", "trials", "samples", "notes")}
     return Outcome(
         outcome.status, outcome.reason, metrics, slots=plain["slots"],
-        data_fingerprint=str(outcome.data_fingerprint), **lists,
+        data_fingerprint=str(outcome.data_fingerprint), spoilt=outcome.spoilt, **lists,
     )  # fmt: skip
 
 

@@ -3,7 +3,8 @@
 A fork server that has loaded torch and timm once makes a fresh process in milliseconds. A process
 runs many cells, since starting one still costs more than nothing and what its libraries set up at
 first use (a CUDA context, compiled kernels) stays warm. It is replaced after one that failed, as
-a failure (a broken CUDA context, memory that does not come back) may outlive its cell.
+a failure (a broken CUDA context, memory that does not come back) may outlive its cell, and after
+one that says it left something behind.
 """
 
 from __future__ import annotations
@@ -99,7 +100,8 @@ def run_pool(
                 record = worker.look(notify)
                 if record is not None:
                     yield record
-                if worker.ended or (record is not None and record.status in _SUSPECT):
+                suspect = record is not None and (worker.spoilt or record.status in _SUSPECT)
+                if worker.ended or suspect:
                     worker.kill()
 
 
@@ -124,6 +126,7 @@ class _Worker:
         self.number = number
         self.setup = setup
         self.ready = False
+        self.spoilt = False
         self.ended = False
         self._running: _Running | None = None
         self._log = logs / f"worker-{number}.log"
@@ -163,6 +166,8 @@ class _Worker:
                     return cast(Record, value)
                 if kind == "ready":
                     self.ready = True
+                elif kind == "spoilt":
+                    self.spoilt = True
                 elif self._running:
                     notify(Progress(self._running.cell, value, self.number))
         except (EOFError, OSError):

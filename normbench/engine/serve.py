@@ -44,6 +44,8 @@ class Setup:
 def serve(connection: Connection[Any, Any], setup: Setup, log: str) -> None:
     """Main function of a worker process: `("ready", None)`, then a record for every cell taken.
 
+    A cell that leaves the process unfit for another says `("spoilt", None)` before its record.
+
     Ends when the driver closes the connection, and at once when the driver dies.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
@@ -60,6 +62,7 @@ def serve(connection: Connection[Any, Any], setup: Setup, log: str) -> None:
             record = execute(
                 cell, device=setup.device, threads=setup.threads, submitter=setup.submitter,
                 progress=throttled(lambda fraction: connection.send(("progress", fraction))),
+                spoilt=lambda: connection.send(("spoilt", None)),
             )  # fmt: skip
             connection.send(("record", record))
 

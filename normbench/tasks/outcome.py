@@ -13,7 +13,11 @@ from normbench.cells import Status
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Result of a task. The fields mean what they mean in `normbench.cells.Record`."""
+    """Result of a task. The fields mean what they mean in `normbench.cells.Record`.
+
+    Attributes:
+        spoilt: whether the task knows that no other cell should run in this process.
+    """
 
     status: Status
     reason: str = ""
@@ -24,6 +28,7 @@ class Outcome:
     slots: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     data_fingerprint: str = ""
+    spoilt: bool = False
 
 
 _MEMORY_WORDS = (

@@ -61,6 +61,10 @@ def _sleep(cell: Cell, progress: Callable[[float], None]) -> Outcome:
     return Outcome("ok", metrics={"pid": os.getpid()})
 
 
+def _spoil(cell: Cell, progress: Callable[[float], None]) -> Outcome:
+    return Outcome("ok", metrics={"pid": os.getpid()}, spoilt=True)
+
+
 def _work_steadily(cell: Cell, progress: Callable[[float], None]) -> Outcome:
     end = time.monotonic() + cell.config["seconds"]
     while time.monotonic() < end:
@@ -101,6 +105,7 @@ ACTS: dict[str, Callable[[Cell, Callable[[float], None]], Outcome]] = {
     "not plain": lambda cell, progress: Outcome("ok", curve=({"loss": torch.ones(1)},)),  # type: ignore[dict-item]
     "draws": _draws,
     "sleep": _sleep,
+    "spoil": _spoil,
     "work steadily": _work_steadily,
     "print": _print,
     "warn": _warn,

@@ -67,7 +67,7 @@ def test_a_hanging_cell_is_killed_at_its_limit() -> None:
     assert time.monotonic() - began < 60
 
 
-def test_a_process_is_used_again_but_not_after_a_failure() -> None:
+def test_a_process_is_used_again_but_not_after_a_failure_or_where_a_cell_says_so() -> None:
     def pids(middle: str) -> set[float]:
         first, last = (make_cell(seed, "sleep", seconds=0) for seed in (0, 2))
         records = run(first, make_cell(1, middle), last, workers=1)
@@ -75,6 +75,7 @@ def test_a_process_is_used_again_but_not_after_a_failure() -> None:
 
     assert len(pids("ok")) == 1
     assert len(pids("fault")) == 2
+    assert len(pids("spoil")) == 2
 
 
 def test_an_idle_process_ends_by_itself_and_a_busy_one_is_killed(

@@ -21,6 +21,7 @@ or `none`), `processes`.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -174,7 +175,8 @@ def _alone(cell: Cell, watch: Stopwatch, progress: Callable[[float], None]) -> O
             progress(done / len(modes))
             timers: dict[str, Timer] = {}
             for name, work in runs.items():
-                # Some methods decide on the host: no graph can hold them, which fails no cell.
+                # Some methods decide on the host: no graph can hold them, which fails no cell. What
+                # torch makes of a capture that broke off, the next cell must not meet.
                 with _told(name, entries, mode, also_ours=mode == GRAPH):
                     timers[name] = (
                         watch.replayed([work]) if mode == GRAPH
@@ -185,7 +187,8 @@ def _alone(cell: Cell, watch: Stopwatch, progress: Callable[[float], None]) -> O
             least = rounds(sum(timer() for timer in timers.values()))
             for name, seconds in in_turns(timers, seconds=0, least=least).items():
                 entries[name].take(mode, seconds)
-    return outcome(entries)
+    spoilt = GRAPH in modes and any(GRAPH not in entry.samples for entry in entries.values())
+    return dataclasses.replace(outcome(entries), spoilt=spoilt)
 
 
 @contextlib.contextmanager

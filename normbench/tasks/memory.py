@@ -28,6 +28,7 @@ from normbench.timing.models import (
     REFERENCE,
     Work,
     base_model,
+    check,
     norm_sizes,
     prepared,
     slot_elements,
@@ -52,9 +53,11 @@ def run(cell: Cell, device: torch.device, progress: Progress) -> Outcome:
     """Measure one cell. A reference that fails leaves the method's own figures.
 
     Raises:
+        CostError: for a layout, size or precision that there is not.
         MachineError: for a precision or number of threads that this machine does not have.
         SurgeryError: for a model without slots, or one that does not run at this size.
     """
+    check(cell)
     check_precision(cell.precision, device)
     check_threads(cell.config["threads"])
     # Not pinned: nothing is timed, and cells beside this one would be on the same cores.

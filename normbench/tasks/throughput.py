@@ -33,16 +33,18 @@ from normbench.timing.contestants import OURS
 from normbench.timing.entry import Entry
 from normbench.timing.machine import check_precision, pinned, with_precision, within_memory
 from normbench.timing.models import (
+    MODES,
     REFERENCE,
     Prepared,
     Work,
     base_model,
+    check,
     norm_sizes,
     prepared,
     slot_modules,
 )
 from normbench.timing.norm_share import norm_share
-from normbench.timing.nvml import Nvml, energy_per_run
+from normbench.timing.nvml import Nvml, at_work
 from normbench.timing.peaks import in_use
 from normbench.timing.ratio import GRAPH, LAUNCHED, PREFIX, contest_metrics
 from normbench.timing.rounds import in_turns
@@ -66,9 +68,11 @@ def run(
     """Measure one cell. A reference that fails leaves the method's own times.
 
     Raises:
+        CostError: for a mode, layout, size or precision that there is not.
         MachineError: for a precision or number of threads that this machine does not have.
         SurgeryError: for a model without slots, or one that does not run at this size.
     """
+    check(cell, modes=tuple(MODES))
     check_precision(cell.precision, device)
     torch._dynamo.reset()  # what earlier cells compiled counts against dynamo's limits
     with (
@@ -93,6 +97,7 @@ class _Contest:
     entries: dict[str, Entry] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    spoilt: bool = False
 
     def outcome(self, progress: Progress) -> Outcome:
         in_use(self.device)  # gives back what cells before this one left
@@ -103,13 +108,13 @@ class _Contest:
         del base
         progress(0.4)
         self._take_turns(LAUNCHED, self.launched)
-        progress(0.7)
-        if self.clock.graphs:
-            self._take_turns(GRAPH, self._replayed())
-            progress(0.8)
+        progress(0.6)
         self._count()
         if self.device.type == "cuda":
             self._weigh_energy()
+            progress(0.8)
+        if self.clock.graphs:  # late: a capture that fails leaves traces as well
+            self._take_turns(GRAPH, self._replayed())
         progress(0.9)
         self._look_inside()  # last: a profiler leaves traces
         trials = tuple(entry.trial(name) for name, entry in self.entries.items())
@@ -118,7 +123,7 @@ class _Contest:
         notes = (*self.notes, *ours.report.notes)
         return Outcome(
             "ok", metrics=self.metrics, trials=trials, samples=samples,
-            slots=ours.report.to_json(), notes=notes,
+            slots=ours.report.to_json(), notes=notes, spoilt=self.spoilt,
         )  # fmt: skip
 
     def _enter(self, name: str, base: nn.Module, method: str, params: Mapping[str, Any]) -> None:
@@ -143,12 +148,17 @@ class _Contest:
         self.works[name], self.models[name] = work, ready
 
     def _replayed(self) -> dict[str, Timer]:
-        """Timers of the CUDA graphs; that there can be none is a result, and no failure."""
+        """Timers of the CUDA graphs; that there can be none is a result, and no failure.
+
+        After a capture that broke off, torch may take its generator and its allocator for still
+        capturing, and refuse what the next cell asks of them.
+        """
         timers: dict[str, Timer] = {}
         for name, work in self.works.items():
             try:
                 timers[name] = self.clock.replayed([work.run])
             except Exception as error:
+                self.spoilt = True
                 self.entries[name].failed(GRAPH, error)
                 self.notes.append(f"{name}: {self.entries[name].problems[-1]}")
         return timers
@@ -212,13 +222,11 @@ class _Contest:
         try:
             nvml = Nvml(self.device)
             for name, work in self.works.items():
-                joules, state = energy_per_run(
-                    nvml, work.run, lambda: torch.cuda.synchronize(self.device)
-                )
-                prefix = "" if name == OURS else "reference_"
-                self.metrics[f"{prefix}energy_joules"] = joules
+                found = at_work(nvml, work.run, lambda: torch.cuda.synchronize(self.device))
                 if name == OURS:
-                    self.metrics |= state
+                    self.metrics |= found
+                elif "energy_joules" in found:
+                    self.metrics["reference_energy_joules"] = found["energy_joules"]
         except Exception as error:  # the times are worth more
             self.notes.append(f"clocks, power and energy not recorded: {error}")
 

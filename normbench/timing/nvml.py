@@ -7,14 +7,20 @@ tenth of a second or so, hence runs of seconds, as Zeus (You et al., NSDI 2023) 
 
 from __future__ import annotations
 
+import contextlib
+import statistics
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 ENERGY_SECONDS = 2.0
 """How long work is repeated for its energy."""
+
+WATCH_SECONDS = 0.1
+"""Between two readings of the sensors meanwhile."""
 
 HARMLESS = ("GpuIdle", "ApplicationsClocksSetting", "DisplayClockSetting")
 """Reasons for lower clocks that are no throttling: nothing to do, or asked for."""
@@ -78,26 +84,25 @@ class Nvml:
             reasons &= ~int(getattr(nvml, f"nvmlClocksEventReason{name}"))
         return float(reasons != 0)
 
-    def joules(self) -> float:
-        """Energy since the driver was loaded.
-
-        Raises:
-            NvmlError: if the board has no counter (before Volta).
-        """
+    def joules(self) -> float | None:
+        """Energy since the driver was loaded; None without a counter (before Volta, in MIG)."""
         try:
             return 1e-3 * float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle))
-        except self._nvml.NVMLError as error:
-            raise NvmlError(f"NVML: {error}") from error
+        except self._nvml.NVMLError:
+            return None
 
 
-def energy_per_run(
+def at_work(
     nvml: Nvml,
     run: Callable[[], object],
     synchronize: Callable[[], object],
     seconds: float = ENERGY_SECONDS,
     clock: Callable[[], float] = time.monotonic,
-) -> tuple[float, dict[str, float]]:
-    """Joules of one run, of as many as fill the time, and the device's state in the midst of it.
+) -> dict[str, float]:
+    """The device while a run is repeated: its state, as `Nvml.state` has it, and `energy_joules`.
+
+    The energy is that of one run, of as many as fill the time; left out where the board has no
+    counter of it.
 
     Args:
         nvml: the sensors.
@@ -105,18 +110,51 @@ def energy_per_run(
         synchronize: waits until the device has done it.
         seconds: of the whole measurement.
         clock: of the time.
-
-    Raises:
-        NvmlError: if the board has no energy counter.
     """
     synchronize()
-    before, end, runs = nvml.joules(), clock() + seconds, 0
-    while runs == 0 or clock() < end:
-        run()
-        synchronize()  # or the queue would hold far more work than fits the time
-        runs += 1
-    joules = (nvml.joules() - before) / runs
-    run()
-    state = nvml.state()  # while it works: idle, it is held down by nothing
-    synchronize()
-    return joules, state
+    with _watched(nvml) as states:
+        before, end, runs = nvml.joules(), clock() + seconds, 0
+        while runs == 0 or clock() < end:
+            run()
+            synchronize()  # or the queue would hold far more work than fits the time
+            runs += 1
+        after = nvml.joules()
+    found = _together(states)
+    if before is not None and after is not None:
+        found["energy_joules"] = (after - before) / runs
+    return found
+
+
+@contextlib.contextmanager
+def _watched(nvml: Nvml) -> Iterator[list[dict[str, float]]]:
+    """States read now and then by a thread of its own.
+
+    Whoever launches the work cannot look: small work is done by the time it is launched, and a
+    device that waits is held down by nothing.
+    """
+    states: list[dict[str, float]] = []
+    over = threading.Event()
+
+    def watch() -> None:
+        while True:
+            states.append(nvml.state())
+            if over.wait(WATCH_SECONDS):
+                return
+
+    watcher = threading.Thread(target=watch, name="nvml", daemon=True)
+    watcher.start()
+    try:
+        yield states
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _together(states: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Medians; but held down once is held down."""
+    names = {name for state in states for name in state}
+    found = {}
+    for name in sorted(names):
+        values = [state[name] for state in states if name in state]
+        found[name] = max(values) if name == "throttled" else statistics.median(values)
+    return found

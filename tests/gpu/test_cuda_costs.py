@@ -10,7 +10,9 @@ import torch
 from normbench import registry
 from normbench.cells import Cell
 from normbench.engine.execute import execute
-from normbench.tasks import memory, throughput
+from normbench.engine.pool import run_pool
+from normbench.engine.serve import Setup
+from normbench.tasks import layer, memory, throughput
 from normbench.tasks.outcome import Outcome
 from normbench.timing.norm_share import norm_share
 from normbench.timing.nvml import Nvml, NvmlError
@@ -85,13 +87,42 @@ def test_energy_and_clocks_where_nvml_tells() -> None:
     outcome = timed("batch_norm")
     missing = [note for note in outcome.notes if note.startswith("clocks, power and energy")]
     try:
-        Nvml(CUDA).joules()
+        joules = Nvml(CUDA).joules()
     except NvmlError as error:
-        reason = str(error)
-        pytest.skip(f"{reason}; the record says so: {missing[0]}")
+        pytest.skip(f"{error}; the record says so: {missing[0]}")
     assert not missing
-    assert outcome.metrics["energy_joules"] > 0
     assert outcome.metrics["sm_clock_hz"] > 1e8
+    assert ("energy_joules" in outcome.metrics) == (joules is not None)
+    assert outcome.metrics.get("energy_joules", 1) > 0
+
+
+def test_a_method_that_no_graph_can_hold_costs_the_next_cell_nothing() -> None:
+    """Its eigenvalues are found with the host's help."""
+    cells = [
+        cost_cell("throughput", method, mode="train", compile=False)
+        for method in ("decorrelated_batch_norm", "batch_norm")
+    ]
+    setup = Setup(CUDA, 1, "tests")
+    first, second = run_pool(cells, setup, 1, lambda event: None)
+    assert (first.status, second.status) == ("ok", "ok")
+    assert first.metrics["seconds"] > 0
+    assert "graph_seconds" not in first.metrics
+    assert second.metrics["graph_ratio"] == pytest.approx(1, abs=0.05)
+
+
+def test_a_layer_is_launched_and_replayed() -> None:
+    cell = layer.cell("batch_norm", shape=(64, 64, 56, 56), precision="bf16", layout="nhwc")
+    found = layer.run(cell, CUDA, lambda fraction: None).metrics
+    assert 0 < found["graph_seconds"] <= 1.2 * found["seconds"]
+    assert found["graph_ratio"] == pytest.approx(1, abs=0.05)
+
+
+def test_synchronized_batch_norm_between_two_devices() -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two CUDA devices, there is one")
+    cell = layer.cell("sync_batch_norm", shape=(32, 64, 56, 56), processes=2)
+    found = layer.run(cell, CUDA, lambda fraction: None).metrics
+    assert 0 < found["communication_seconds"] < found["seconds"]
 
 
 def test_a_batch_that_does_not_fit_is_an_oom_with_its_size() -> None:

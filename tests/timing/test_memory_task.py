@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -104,9 +105,26 @@ def test_the_peak_holds_weights_gradients_optimizer_and_what_is_saved(null: Outc
 
 def test_the_line_tells_the_peak_of_a_batch_it_never_saw(null: Outcome) -> None:
     line = Line(null.metrics["fixed_bytes"], null.metrics["bytes_per_sample"])
-    cell = cost_cell("memory", batch_size=32)
+    assert 96 not in (memory.LINE_BATCH, 2 * memory.LINE_BATCH)
+    cell = cost_cell("memory", batch_size=96)
     real = memory.run(cell, CPU, lambda fraction: None).metrics["peak_allocated_bytes"]
-    assert line.at(32) == pytest.approx(real, rel=0.05)
+    assert line.at(96) == pytest.approx(real, rel=0.05)
+
+
+@pytest.mark.parametrize(("batch", "first"), [(4, 16), (16, 16), (20, 20)])
+def test_the_line_goes_through_batches_that_activations_fill(
+    batch: int, first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    honest = memory._Weighing._peak
+
+    def told(self: Any, model: Any, optimizer: Any, at: int, before: Any) -> Any:
+        seen.append(at)
+        return honest(self, model, optimizer, at, before)
+
+    monkeypatch.setattr(memory._Weighing, "_peak", told)
+    memory.run(cost_cell("memory", batch_size=batch), CPU, lambda fraction: None)
+    assert seen == 2 * list(dict.fromkeys([batch, first, 2 * first]))
 
 
 def test_the_predicted_batch_is_the_largest_within_the_budget(null: Outcome) -> None:

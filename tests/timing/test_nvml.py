@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from normbench.timing.nvml import Nvml, NvmlError, energy_per_run
+from normbench.timing.nvml import Nvml, NvmlError, at_work
 
 CUDA = torch.device("cuda", 0)
 
@@ -86,24 +87,53 @@ def test_idling_and_asked_for_clocks_are_no_throttling(
 def test_energy_is_that_of_one_run_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
     library = MadeUp()
     nvml = opened(monkeypatch, library)
-    time, waits = [0.0], [0]
+    at, waits = [0.0], [0]
 
     def run() -> None:
         library.millijoules += 700
-        time[0] += 0.3
+        at[0] += 0.3
 
     def synchronize() -> None:
         waits[0] += 1
 
-    joules, state = energy_per_run(nvml, run, synchronize, seconds=2.0, clock=lambda: time[0])
-    assert joules == pytest.approx(0.7)
-    assert state["power_watts"] == 645.0
-    assert (time[0], waits[0]) == (pytest.approx(2.4), 9)  # 7 runs, and one to look at
+    found = at_work(nvml, run, synchronize, seconds=2.0, clock=lambda: at[0])
+    assert found["energy_joules"] == pytest.approx(0.7)
+    assert found["power_watts"] == 645.0
+    assert (at[0], waits[0]) == (pytest.approx(2.1), 8)  # 7 runs, and what came before them
 
 
-def test_a_board_without_a_counter_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(NvmlError, match="NVML: Not Supported"):
-        energy_per_run(opened(monkeypatch, MadeUp(counter=False)), int, int)
+def test_a_board_without_a_counter_still_tells_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = at_work(opened(monkeypatch, MadeUp(counter=False)), int, int, seconds=0)
+    assert "energy_joules" not in found
+    assert found["sm_clock_hz"] == 1980e6
+
+
+def test_what_held_the_clocks_down_once_while_it_worked_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And clocks and power are those of most of the time."""
+
+    class Hot(MadeUp):
+        readings = 0
+
+        def nvmlDeviceGetPowerUsage(self, handle: str) -> int:
+            self.readings += 1
+            return 1_000 if self.readings == 1 else 500_000
+
+        def nvmlDeviceGetCurrentClocksEventReasons(self, handle: str) -> int:
+            return 0x40 if self.readings == 2 else 1
+
+    library = Hot()
+    monkeypatch.setattr("normbench.timing.nvml.WATCH_SECONDS", 0.001)
+    nvml = opened(monkeypatch, library)
+
+    def run() -> None:
+        before = library.readings
+        while library.readings < before + 5:
+            time.sleep(0.001)
+
+    found = at_work(nvml, run, int, seconds=0)
+    assert (found["throttled"], found["power_watts"]) == (1, 500.0)
 
 
 def test_without_the_package_or_the_driver_the_reason_is_told(

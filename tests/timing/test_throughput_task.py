@@ -161,6 +161,40 @@ def test_a_reference_that_fails_leaves_the_methods_own_times(
     assert any("no batch norm today" in note for note in outcome.notes)
 
 
+def test_after_a_graph_that_could_not_be_captured_no_cell_shares_the_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(self: Any, runs: Any, *, keep: bool = False) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    assert not measured(cost_cell("throughput"), MadeUpWatch).spoilt
+    monkeypatch.setattr(MadeUpWatch, "replayed", refuse)
+    outcome = measured(cost_cell("throughput"), MadeUpWatch)
+    assert (outcome.status, outcome.spoilt) == ("ok", True)
+    assert "graph_seconds" not in outcome.metrics
+    assert any("stream is capturing" in note for note in outcome.notes)
+
+
+@pytest.mark.parametrize("task", ["throughput", "memory"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"precision": "fp64"}, "precision is 'fp64'; expected fp32 or bf16 or fp16 or tf32"),
+        ({"layout": "nchw8"}, "layout is 'nchw8'; expected nchw or nhwc"),
+        ({"mode": "trian"}, "mode is 'trian'; expected train"),
+        ({"batch_size": 0}, "batch_size is 0; expected a whole number from 1"),
+        ({"image_size": "64"}, "image_size is '64'; expected a whole number from 1"),
+        ({"threads": None}, "threads is None; expected a whole number from 1"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_one_sentence(
+    task: str, change: dict[str, Any], words: str
+) -> None:
+    record = execute(cost_cell(task, **change), device=CPU)
+    assert record.status == "error"
+    assert record.reason.startswith(words)
+
+
 def test_two_that_fit_alone_but_not_together_leave_the_methods_own_times(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -22,7 +22,7 @@ from normbench.timing.stopwatch import stopwatch
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 THREADS = 2
-NULL_RUNS = 20
+NULL_RUNS, LEAST_HELD = 20, 16
 MODELS = ("resnet50", "efficientnet_b0", "convnext_atto")
 
 
@@ -40,8 +40,11 @@ def cell(model: str, batch: int, seed: int = 0) -> Cell:
 
 
 def test_null_ratios() -> None:
-    """Batch norm against itself: how often does the interval of the ratio hold 1?"""
-    found = []
+    """Batch norm against itself: how often does the interval of the ratio hold 1?
+
+    Of 20 intervals of 96% fewer than 16 hold it once in a thousand times.
+    """
+    found, kept = [], []
     for model in MODELS:
         ratios, held, widths = [], 0, []
         for seed in range(NULL_RUNS):
@@ -51,12 +54,14 @@ def test_null_ratios() -> None:
             ratios.append(ratio)
             widths.append(high - low)
             held += low <= 1 <= high
+        kept.append(held)
         found.append(
             f"| {model} | {held} of {NULL_RUNS} | {min(ratios):.3f} to {max(ratios):.3f} "
             f"| {statistics.median(widths):.3f} |"
         )
     header = "| model | intervals that hold 1 | ratios | median width |\n|---|---|---|---|"
     print("\n" + "\n".join([header, *found]))
+    assert min(kept) >= LEAST_HELD
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +76,10 @@ def table() -> Iterator[list[str]]:
 @pytest.mark.parametrize("batch", [2, 8])
 @pytest.mark.parametrize("model", MODELS)
 def test_timms_protocol(model: str, batch: int, table: list[str]) -> None:
-    """Medians of both on the same model, batch and device, in turns; target: within 5%."""
+    """Medians of both on the same model, batch and device, in turns; target: within 5%.
+
+    Beyond 15% it is no longer noise.
+    """
     asked = cell(model, batch)
     with pinned(THREADS, DEVICE), memory_kept():
         clock = stopwatch(DEVICE)
@@ -86,3 +94,4 @@ def test_timms_protocol(model: str, batch: int, table: list[str]) -> None:
     table.append(
         f"| {model} | {batch} | {mine * 1e3:.2f} | {other * 1e3:.2f} | {mine / other:.3f} |"
     )
+    assert mine / other == pytest.approx(1, abs=0.15)

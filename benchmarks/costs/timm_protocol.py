@@ -1,8 +1,8 @@
 """timm's training benchmark, as its benchmark.py defines it: the independent reference.
 
 10 untimed steps, then 40; forward, backward and optimizer's step each between two readings of the
-clock, the device synchronised before each reading. Written from what TrainBenchmarkRunner of
-huggingface/pytorch-image-models does (its script is not in the package).
+clock, the device synchronised before each reading; timm's own optimizer. Written from what
+TrainBenchmarkRunner of huggingface/pytorch-image-models does (its script is not in the package).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import timm.optim
 import torch
 from torch import Tensor, nn
 
@@ -22,12 +23,11 @@ class TimmStep:
     def __init__(self, model: nn.Module, images: Tensor, labels: Tensor) -> None:
         self.model, self.images, self.labels = model, images, labels
         self.loss = nn.CrossEntropyLoss()
-        # lr 0, as ours: so that neither model moves away from where the other is.
-        self.optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
+        # As timm's script makes it, but with lr 0, so that neither moves away from the other.
+        self.optimizer = timm.optim.create_optimizer_v2(model, opt="sgd", lr=0.0)
 
     def seconds(self) -> tuple[float, float, float]:
         """Forward, backward and step of one iteration."""
-        self.optimizer.zero_grad()
         start = self._now()
         loss = self.loss(self.model(self.images), self.labels)
         after_forward = self._now()
@@ -35,6 +35,8 @@ class TimmStep:
         after_backward = self._now()
         self.optimizer.step()
         end = self._now()
+        # The model is ours as well: our backward must not find gradients to add to.
+        self.optimizer.zero_grad()
         return after_forward - start, after_backward - after_forward, end - after_backward
 
     def _now(self) -> float:

@@ -12,7 +12,7 @@ import math
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import polars as pl
@@ -153,6 +153,7 @@ class CostBoard:
             empty if it was not measured.
         columns: ascending.
         rows: the records the entries rest on.
+        superseded: whether the same was measured by a later protocol too.
     """
 
     task: str
@@ -167,6 +168,7 @@ class CostBoard:
     reference: str
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
+    superseded: bool = False
 
     @property
     def entries(self) -> Iterator[CostEntry]:
@@ -203,6 +205,8 @@ class CostBoard:
 def cost_boards(frame: pl.DataFrame, catalogue: Catalogue) -> list[CostBoard]:
     """All boards of the tasks `TASKS`, by task, hardware class, model, precision and mode.
 
+    Of one thing measured by several protocols, the latest comes first.
+
     Of repeats the latest record counts, as on boards of accuracy; a record of a method's eager
     path enters none.
 
@@ -214,15 +218,28 @@ def cost_boards(frame: pl.DataFrame, catalogue: Catalogue) -> list[CostBoard]:
     for row in read_rows(frame.filter(pl.col("task").is_in(TASKS))):
         if not row.fallback:
             groups[_conditions(row)].append(row)
-    return sorted((_board(rows, catalogue) for rows in groups.values()), key=_order)
+    latest: dict[tuple[str, ...], int] = {}
+    for rows in groups.values():
+        what, protocol = _what(rows[0]), rows[0].protocol
+        latest[what] = max(protocol, latest.get(what, protocol))
+    boards = (
+        replace(_board(rows, catalogue), superseded=rows[0].protocol < latest[_what(rows[0])])
+        for rows in groups.values()
+    )
+    return sorted(boards, key=_order)
+
+
+def _what(row: Row) -> tuple[str, ...]:
+    """What is measured and where, however."""
+    return (
+        row.task, row.model, canonical_json(row.cell["model_args"]), row.dataset,
+        row.hardware_class, row.precision, canonical_json(_config(row)),
+    )  # fmt: skip
 
 
 def _conditions(row: Row) -> tuple[str, ...]:
     """What rows of one board share."""
-    return (
-        row.task, row.model, canonical_json(row.cell["model_args"]), row.dataset,
-        row.hardware_class, row.precision, str(row.protocol), canonical_json(_config(row)),
-    )  # fmt: skip
+    return (*_what(row), str(row.protocol))
 
 
 def _config(row: Row) -> dict[str, Any]:
@@ -238,7 +255,7 @@ def _column(row: Row) -> Column:
 def _order(board: CostBoard) -> tuple[Any, ...]:
     mode = board.config.get("mode", "")
     place = MODES.index(mode) if mode in MODES else len(MODES)
-    rest = (board.protocol, canonical_json(board.config), board.setting)
+    rest = (canonical_json(board.config), board.setting, -board.protocol)
     return (
         TASKS.index(board.task), board.hardware_class, board.model, board.precision, place, *rest,
     )  # fmt: skip

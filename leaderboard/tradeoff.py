@@ -47,6 +47,8 @@ class Tradeoff:
         points: in the accuracy board's order.
         left_out: variants of the accuracy board without a point, and why.
         same_model: whether accuracy and cost were measured on the same model.
+        same_size: false where its layers are known to see more or fewer values per channel in one
+            than in the other: images of another size.
     """
 
     board: Board
@@ -55,6 +57,7 @@ class Tradeoff:
     points: tuple[Point, ...]
     left_out: tuple[tuple[str, str], ...]
     same_model: bool
+    same_size: bool
 
     @property
     def front(self) -> list[Point]:
@@ -67,9 +70,9 @@ class Tradeoff:
 def tradeoffs(boards: Sequence[Board], costs: Sequence[CostBoard]) -> list[Tradeoff]:
     """Every pair of an accuracy board's batch size and a cost board that has it.
 
-    Cost boards of training steps and of memory count. Those of the accuracy board's own model, if
-    one has the batch size; else those of other models. Pairs with fewer than `LEAST` variants in
-    common are left out.
+    Cost boards of training steps and of memory count, by the latest protocol. Those of the accuracy
+    board's own model, if one has the batch size; else those of other models. Pairs with fewer than
+    `LEAST` variants in common are left out.
     """
     found = []
     for board in boards:
@@ -109,12 +112,13 @@ def _partners(
 
 
 def _counts(cost: CostBoard) -> bool:
-    return cost.task == "memory" or cost.config.get("mode") == "train"
+    trains = cost.task == "memory" or cost.config.get("mode") == "train"
+    return trains and not cost.superseded
 
 
 def _join(board: Board, costs: CostBoard, batch: int, same: bool) -> Tradeoff:
     theirs = {variant.name: variant.entries.get((batch,)) for variant in costs.variants}
-    points, left_out = [], []
+    points, left_out, sizes = [], [], set()
     for variant in board.variants:
         if (entry := variant.entries.get(batch)) is None:
             continue
@@ -124,13 +128,21 @@ def _join(board: Board, costs: CostBoard, batch: int, same: bool) -> Tradeoff:
             left_out.append((variant.name, _why(entry, cost)))
             continue
         older = entry.older_code or cost.older_code
+        sizes.add(_same_size(entry, cost))
         points.append(
             Point(
                 variant.name, variant.method, variant.family, entry.interval, ratio,
                 "dominated", older,
             )
         )  # fmt: skip
-    return Tradeoff(board, costs, batch, tuple(_placed(points)), tuple(left_out), same)
+    return Tradeoff(
+        board, costs, batch, tuple(_placed(points)), tuple(left_out), same, False not in sizes
+    )
+
+
+def _same_size(entry: Entry, cost: CostEntry) -> bool:
+    values = cost.median("min_values_per_channel")
+    return values is None or entry.values_per_channel in (None, values)
 
 
 def _placed(points: Sequence[Point]) -> Iterator[Point]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from normbench import tasks
 from normbench.cells import digest
 from normbench.leaderboard import sources
 from normbench.store import wide
@@ -43,6 +44,11 @@ def test_costs_are_there_for_every_method_that_the_models_allow(accepted: pl.Dat
     assert set(trained["model"]) == {"resnet50", "efficientnet_b0", "convnext_atto"}
     assert trained["ratio"].is_not_null().all()
     assert trained["ratio_low"].is_not_null().all()
+
+
+@pytest.mark.parametrize("task", ["throughput", "memory"])
+def test_costs_are_of_the_present_protocol(accepted: pl.DataFrame, task: str) -> None:
+    assert set(accepted.filter(task=task)["protocol"]) == {tasks.get(task).PROTOCOL}
 
 
 def test_the_null_tests_of_the_accepted_times_hold(accepted: pl.DataFrame) -> None:

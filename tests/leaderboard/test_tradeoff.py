@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,23 @@ def test_costs_of_the_same_model_come_before_those_of_others(joined: Join) -> No
 def test_costs_of_another_model_are_marked(joined: Join) -> None:
     [made] = joined(*THREE, *three(throughput, model="resnet18"))
     assert (made.costs.model, made.same_model) == ("resnet18", False)
+
+
+def test_costs_at_another_size_of_images_are_marked(joined: Join) -> None:
+    def of_size(records: list[Record], values: float) -> list[Record]:
+        name = "min_values_per_channel"
+        return [replace(r, metrics={**r.metrics, name: values}) for r in records]
+
+    costs = pair(throughput, model=NET)
+    [same] = joined(*of_size(BOTH, 32), *of_size(costs, 32))
+    [other] = joined(*of_size(BOTH, 32), *of_size(costs, 128))
+    assert (same.same_size, other.same_size) == (True, False)
+
+
+def test_costs_by_an_earlier_protocol_give_way(joined: Join) -> None:
+    earlier, later = (pair(throughput, model=NET, protocol=p) for p in (1, 2))
+    assert [t.costs.protocol for t in joined(*BOTH, *earlier)] == [1]
+    assert [t.costs.protocol for t in joined(*BOTH, *earlier, *later)] == [2]
 
 
 def test_two_variants_are_enough_for_the_same_model_alone(joined: Join) -> None:

@@ -94,7 +94,7 @@ test-old-triton: .venv/dev ## the kernels' tests with another Triton, in an envi
 	$(PYTEST) $(PARALLEL) -m "not slow" tests/interpreter
 
 .PHONY: bench
-bench: .venv/dev ## benchmarks/: layers against torch's, the harness against a bare loop, start and swap
+bench: .venv/dev ## benchmarks/: layers against torch's, costs against timm's protocol, the harness against a bare loop, start and swap
 	$(BIN)/python -m pytest benchmarks -p no:xdist -m 'not slow' -s
 
 .PHONY: bench-layers

@@ -1,18 +1,18 @@
 """timm's training benchmark, as its benchmark.py defines it: the independent reference.
 
 10 untimed steps, then 40; forward, backward and optimizer's step each between two readings of the
-clock, the device synchronised before each reading; timm's own optimizer. Written from what
-TrainBenchmarkRunner of huggingface/pytorch-image-models does (its script is not in the package).
+clock, the device synchronised before each reading. Written from what TrainBenchmarkRunner of
+huggingface/pytorch-image-models does (its script is not in the package).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-import timm.optim
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 WARM_UP, ITERATIONS = 10, 40
 
@@ -20,13 +20,12 @@ WARM_UP, ITERATIONS = 10, 40
 class TimmStep:
     """A training step in timm's three parts."""
 
-    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    def __init__(self, model: nn.Module, images: Tensor, labels: Tensor, optimizer: Optimizer):
         self.model, self.images, self.labels = model, images, labels
         self.loss = nn.CrossEntropyLoss()
-        # As timm's script makes it, but with lr 0, so that neither moves away from the other.
-        self.optimizer = timm.optim.create_optimizer_v2(model, opt="sgd", lr=0.0)
+        self.optimizer = optimizer
 
-    def seconds(self) -> tuple[float, float, float]:
+    def seconds(self) -> float:
         """Forward, backward and step of one iteration."""
         start = self._now()
         loss = self.loss(self.model(self.images), self.labels)
@@ -37,7 +36,7 @@ class TimmStep:
         end = self._now()
         # The model is ours as well: our backward must not find gradients to add to.
         self.optimizer.zero_grad()
-        return after_forward - start, after_backward - after_forward, end - after_backward
+        return (after_forward - start) + (after_backward - after_forward) + (end - after_backward)
 
     def _now(self) -> float:
         if self.images.is_cuda:
@@ -45,17 +44,14 @@ class TimmStep:
         return time.perf_counter()
 
 
-def interleaved(timm_step: TimmStep, ours: Callable[[], float]) -> tuple[list[float], list[float]]:
-    """timm's protocol, an iteration of it and one of ours in turn: total seconds of each."""
-    for _ in range(WARM_UP):
-        timm_step.seconds()
-        ours()
-    theirs: list[float] = []
-    own: list[float] = []
+def interleaved(runs: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """timm's number of iterations of all, in turns, each turn beginning with another: seconds."""
+    names = list(runs)
+    for name in names * WARM_UP:
+        runs[name]()
+    taken: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(ITERATIONS):
-        for side in (0, 1) if turn % 2 else (1, 0):
-            if side:
-                theirs.append(sum(timm_step.seconds()))
-            else:
-                own.append(ours())
-    return theirs, own
+        first = turn % len(names)
+        for name in names[first:] + names[:first]:
+            taken[name].append(runs[name]())
+    return taken

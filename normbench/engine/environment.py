@@ -123,7 +123,9 @@ def _git() -> dict[str, Any] | None:
     An installed copy may well lie inside some other project's repository (its .venv), whose
     commit would say nothing: so git must know our own file.
     """
-    git = ("git", "--no-optional-locks", "-C", str(Path(normbench.__file__).parent))
+    # Our file may be a link into the checkout (scripts/source_tree.py).
+    home = Path(normbench.__file__).resolve().parent
+    git = ("git", "--no-optional-locks", "-C", str(home))
     if _output(*git, "ls-files", "--error-unmatch", "cells.py") is None:
         return None
     sha = _output(*git, "rev-parse", "HEAD")

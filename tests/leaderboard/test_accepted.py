@@ -12,8 +12,13 @@ from normbench.cells import digest
 from normbench.leaderboard import sources
 from normbench.store import wide
 
-COSTS = {"throughput": 192, "small-batch-cost": 42, "memory": 192, "inference": 192}
+COSTS = {
+    "throughput": 192, "small-batch-cost": 42, "memory": 192, "inference": 192, "compiled": 24,
+}  # fmt: skip
 """Cells of the suites that measure costs; some are refused by a method."""
+
+LAYERS = 54 * (2 * 2 + 3) + 3
+"""Every method at two shapes, forward and both, and at three large ones; SyncBN communicating."""
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +30,13 @@ def accepted(root: Path) -> pl.DataFrame:
 
 def test_every_cell_of_the_shipped_suites_was_measured(accepted: pl.DataFrame) -> None:
     counts = dict(accepted.group_by("suite").len().iter_rows())
-    assert counts == {"small-batch": 126, "timm-smoke": 4, "capabilities": 54, **COSTS}
+    assert counts == {
+        "small-batch": 126,
+        "timm-smoke": 4,
+        "capabilities": 54,
+        "layers": LAYERS,
+        **COSTS,
+    }
     assert set(accepted.filter(~pl.col("suite").is_in(list(COSTS)))["status"]) == {"ok"}
     assert set(accepted.filter(suite="timm-smoke")["model"]) == {
         "resnet18",

@@ -181,7 +181,7 @@ def test_after_a_graph_that_could_not_be_captured_no_cell_shares_the_process(
     [
         ({"precision": "fp64"}, "precision is 'fp64'; expected fp32 or bf16 or fp16 or tf32"),
         ({"layout": "nchw8"}, "layout is 'nchw8'; expected nchw or nhwc"),
-        ({"mode": "trian"}, "mode is 'trian'; expected train"),
+        ({"mode": "training"}, "mode is 'training'; expected train"),
         ({"batch_size": 0}, "batch_size is 0; expected a whole number from 1"),
         ({"image_size": "64"}, "image_size is '64'; expected a whole number from 1"),
         ({"threads": None}, "threads is None; expected a whole number from 1"),

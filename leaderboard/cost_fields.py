@@ -68,7 +68,13 @@ FIELDS: Mapping[str, tuple[Field, ...]] = {
         Field("peak, ratio", "peak_ratio", ratio=True),
         Field("peak, MiB", "peak_allocated_bytes", factor=2**-20),
     ),
-    "layer": (Field("ratio", "ratio", ratio=True), Field("µs", "seconds", factor=1e6)),
+    "layer": (
+        Field("ratio", "ratio", ratio=True),
+        Field("µs", "seconds", factor=1e6),
+        Field("communication, %", "communication_share", factor=100),
+        Field("graph ratio", "graph_ratio", ratio=True),
+        Field("graph µs", "graph_seconds", factor=1e6),
+    ),
 }
 """Of one column of a board, the most important first."""
 

@@ -161,6 +161,21 @@ def test_layers_alone_are_a_table_of_inputs(made: Any) -> None:
     assert "<svg" not in page.read_text(encoding="utf-8")
 
 
+def test_a_layer_shows_its_communication_and_its_graph(made: Any) -> None:
+    plain = layer(1.3, **GROUP)
+    more = {"communication_share": 0.25, "graph_ratio": 1.25, "graph_seconds": 2e-6}
+    page = made(replace(plain, metrics={**plain.metrics, **more})) / "speed.html"
+    assert row(page, "group_norm")[3:] == ["25.0", "1.25 no interval", "2.00"]
+
+
+def test_a_board_of_an_earlier_protocol_says_so_and_stands_behind(made: Any) -> None:
+    page = made(memory(1.25, **GROUP), memory(1.5, **GROUP, protocol=2)) / "memory.html"
+    text = told(page)
+    assert row(page, "group_norm")[1] == "1.50"
+    assert text.count("Measured by an earlier protocol") == 1
+    assert text.index("protocol 2") < text.index("Measured by an earlier protocol")
+
+
 def test_memory_has_counts_without_intervals_and_the_largest_batches(made: Any) -> None:
     page = made(memory(1.5, hardware_class=CUDA, **GROUP), memory(1.0)) / "memory.html"
     assert row(page, "batch_norm")[1] == "1.00"

@@ -69,7 +69,6 @@ class _Contest:
         self.entries: dict[str, Entry] = {}
         self.launches: dict[str, list[Launch]] = {}
         self.copies: list[float] = []
-        self.spoilt = False
 
     def outcome(self, progress: Progress) -> Outcome:
         names = [OURS, *self.cell.config["peers"]]
@@ -86,7 +85,7 @@ class _Contest:
         return Outcome(
             "ok", metrics=self._metrics(),
             trials=tuple(entry.trial(name) for name, entry in self.entries.items()),
-            samples=tuple(self.entries[OURS].samples[f"{main}_both"]), spoilt=self.spoilt,
+            samples=tuple(self.entries[OURS].samples[f"{main}_both"]), spoilt=self.watch.spoilt,
         )  # fmt: skip
 
     def _examine(self, name: str) -> None:
@@ -119,7 +118,6 @@ class _Contest:
             counts["backward_kernels"] = self.watch.kernels(again)
             del again
         except Exception as error:  # the times are worth more than the counts
-            self.spoilt = True  # a capture that broke off: see tasks/throughput.py
             entry.failed("kernels not counted", error)
         del y  # holds what was saved for the backward
         counts["peak_memory_bytes"] = self.watch.peak_bytes(lambda: given.both(layer))
@@ -134,7 +132,6 @@ class _Contest:
             except Exception as error:
                 if name == OURS:
                     raise
-                self.spoilt = True
                 self.entries[name].failed(f"{mode} {part}", error)
         taken = in_turns({**timers, COPY: copy})
         self.copies += taken.pop(COPY)

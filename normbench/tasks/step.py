@@ -72,7 +72,7 @@ def run(
     metrics = record_metrics(entries, OURS)
     return Outcome(
         "ok", metrics=metrics, trials=trials, samples=tuple(samples),
-        slots=report.to_json(), notes=tuple(report.notes),
+        slots=report.to_json(), notes=tuple(report.notes), spoilt=clock.spoilt,
     )  # fmt: skip
 
 

@@ -37,11 +37,14 @@ class Stopwatch(Protocol):
     Attributes:
         device: the device.
         graphs: whether there are CUDA graphs.
+        spoilt: whether the capture of one broke off. Torch may take its generator and its allocator
+            for still capturing then, and refuse what the next cell of the process asks of them.
         l2_bytes: size of the L2 cache.
     """
 
     device: torch.device
     graphs: bool
+    spoilt: bool
     l2_bytes: int
 
     def here(self) -> contextlib.AbstractContextManager[Any]:
@@ -86,7 +89,7 @@ class CudaStopwatch:
     graphs = True
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
+        self.device, self.spoilt = device, False
         self.l2_bytes = int(torch.cuda.get_device_properties(device).L2_cache_size)
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
@@ -109,7 +112,7 @@ class CudaStopwatch:
         self._warm_up(runs[0])
         graph = torch.cuda.CUDAGraph()
         kept: list[Any] = []
-        with torch.cuda.graph(graph, stream=self._stream):
+        with self._capturing(graph):
             for run in runs:
                 result = run()
                 if keep:
@@ -137,7 +140,7 @@ class CudaStopwatch:
         Counted in a captured graph: a profiler would stay attached, and slow later launches down.
         """
         graph = torch.cuda.CUDAGraph(keep_graph=True)
-        with torch.cuda.graph(graph, stream=self._stream):
+        with self._capturing(graph):
             run()
         count = ctypes.c_size_t()
         raw = ctypes.c_void_p(graph.raw_cuda_graph())
@@ -145,6 +148,15 @@ class CudaStopwatch:
         if failed:
             raise RuntimeError(f"the nodes of a CUDA graph cannot be counted: error {failed}")
         return count.value
+
+    @contextlib.contextmanager
+    def _capturing(self, graph: torch.cuda.CUDAGraph) -> Iterator[None]:
+        try:
+            with torch.cuda.graph(graph, stream=self._stream):
+                yield
+        except BaseException:
+            self.spoilt = True
+            raise
 
     def _warm_up(self, run: Run) -> None:
         with self.here():
@@ -173,6 +185,7 @@ class CpuStopwatch:
     """Wall time. Caches are not cleared, and there are neither graphs nor kernels to count."""
 
     graphs = False
+    spoilt = False
     l2_bytes = 0
 
     def __init__(self, device: torch.device) -> None:

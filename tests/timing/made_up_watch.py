@@ -18,6 +18,7 @@ class MadeUpWatch:
     """Every timer takes 1 µs more than the one before it; `log` has what was asked for."""
 
     graphs = True
+    spoilt = False
 
     def __init__(self, device: torch.device, l2_bytes: int = L2_BYTES) -> None:
         self.device = device
@@ -50,3 +51,11 @@ class MadeUpWatch:
         self.log.append((kind, runs))
         seconds = 1e-6 * len(self.log)
         return lambda: seconds
+
+
+class NoGraphs(MadeUpWatch):
+    """Every capture breaks off, as CUDA's does where a method decides on the host."""
+
+    def replayed(self, runs: Sequence[Run], *, keep: bool = False) -> Timer:
+        self.spoilt = True
+        raise RuntimeError("a value was read on the host")

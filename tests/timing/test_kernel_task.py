@@ -72,6 +72,14 @@ def test_a_peer_that_fails_is_told_and_stops_no_other(monkeypatch: pytest.Monkey
     assert "eager_graph_both_ratio" in outcome.metrics
 
 
+@pytest.mark.parametrize("spoilt", [False, True])
+def test_a_capture_that_broke_off_is_told(spoilt: bool) -> None:
+    watch = MadeUpWatch(CPU)
+    watch.spoilt = spoilt
+    outcome = kernel.run(make_cell(), CPU, lambda fraction: None, lambda device: watch)
+    assert outcome.spoilt == spoilt
+
+
 def test_a_failure_of_ours_is_the_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*given: Any) -> Any:
         raise torch.OutOfMemoryError("no room")

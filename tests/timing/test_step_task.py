@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from made_up_watch import MadeUpWatch
@@ -12,6 +14,7 @@ from normbench.tasks import step
 from normbench.tasks.outcome import Outcome
 from normbench.timing.models import Work
 from normbench.timing.saved import saved_bytes
+from normbench.timing.stopwatch import Run, Timer
 
 CPU = torch.device("cpu")
 
@@ -28,8 +31,8 @@ def make_cell(method: str, *modes: str, model: str = "resnet10t") -> Cell:
     )  # fmt: skip
 
 
-def measured(cell: Cell) -> Outcome:
-    return step.run(cell, CPU, lambda fraction: None, MadeUpWatch)
+def measured(cell: Cell, watch: type[MadeUpWatch] = MadeUpWatch) -> Outcome:
+    return step.run(cell, CPU, lambda fraction: None, watch)
 
 
 def test_both_modes_are_timed_against_the_untouched_model() -> None:
@@ -39,6 +42,21 @@ def test_both_modes_are_timed_against_the_untouched_model() -> None:
         assert outcome.metrics[f"eager_{mode}_step_ratio"] > 1  # the made-up watch has it so
     assert outcome.slots["replaced"] == outcome.slots["found"] > 0
     assert len(outcome.samples) >= step.LEAST
+
+
+def test_a_peer_that_no_graph_can_hold_leaves_the_process_unfit_for_another_cell() -> None:
+    class NoSecondGraph(MadeUpWatch):
+        def replayed(self, runs: Sequence[Run], *, keep: bool = False) -> Timer:
+            if any(kind == "again" for kind, _ in self.log):
+                self.spoilt = True
+                raise RuntimeError("a value was read on the host")
+            return super().replayed(runs, keep=keep)
+
+    cell = make_cell("batch_norm", "graph")
+    assert not measured(cell).spoilt
+    outcome = measured(cell, NoSecondGraph)
+    assert (outcome.status, outcome.spoilt) == ("ok", True)
+    assert "read on the host" in outcome.trials[1]["reason"]
 
 
 def test_memory_alone() -> None:

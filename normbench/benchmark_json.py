@@ -29,6 +29,7 @@ from normbench.store import Store
 from normbench.tasks import layer
 from normbench.timing.contestants import OURS
 from normbench.timing.layers import COMMUNICATION, REFERENCE
+from normbench.timing.options import OptionError
 
 KEY = "normbench"
 """Where in `extra_info` we stand."""
@@ -120,7 +121,7 @@ def read(path: str | os.PathLike[str]) -> Benchmarks:
     for entry in ours:
         try:
             records.append(_record(entry))
-        except (BenchmarkFileError, CellError, registry.RegistryError, layer.LayerError) as error:
+        except (BenchmarkFileError, CellError, registry.RegistryError, OptionError) as error:
             raise BenchmarkFileError(f"{path}: {_name(entry)}: {error}") from error
     foreign = tuple(_name(entry) for entry in benchmarks if entry not in ours)
     return Benchmarks(tuple(records), foreign, tuple(_older(records)))

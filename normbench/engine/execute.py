@@ -141,7 +141,7 @@ def threads_of(cell: Cell, threads: int) -> int:
     What is no number is the task's to refuse.
     """
     own = cell.config.get("threads")
-    return own if isinstance(own, int) and own > 0 else threads
+    return own if type(own) is int and own > 0 else threads
 
 
 def timeout_seconds(cell: Cell) -> float:

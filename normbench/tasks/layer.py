@@ -38,6 +38,7 @@ from normbench.timing.entry import Entry
 from normbench.timing.in_step import in_step
 from normbench.timing.layers import COMMUNICATION, REFERENCE, Contest, works
 from normbench.timing.machine import pinned
+from normbench.timing.options import OptionError, check_options
 from normbench.timing.ratio import GRAPH, LAUNCHED, PREFIX, contest_metrics
 from normbench.timing.rounds import Times, in_turns
 from normbench.timing.stopwatch import Stopwatch, Timer, as_users_run, stopwatch
@@ -54,8 +55,11 @@ LEAST, MOST, SECONDS = 15, 200, 1.0
 """Rounds; between the two it is as many as fit into the seconds."""
 
 
-class LayerError(ValueError):
-    """A cell that the task cannot measure, with the reason."""
+OPTIONS = {
+    "part": CELL_PARTS, "activation": ACTIVATIONS, "layout": tuple(LAYOUTS),
+    "precision": tuple(DTYPES), "processes": (1, 2),
+}  # fmt: skip
+NUMBERS = ("batch_size", "channels", "height", "width", "threads")
 
 
 def cell(
@@ -84,7 +88,7 @@ def cell(
         processes: 1, or 2 for the communication of sync_batch_norm.
 
     Raises:
-        LayerError: for another part, activation, layout, precision or number of processes, or
+        OptionError: for another part, activation, layout, precision or number of processes, or
             a size below 1.
         RegistryError: for an unknown method or parameter.
     """
@@ -108,25 +112,11 @@ def check(cell: Cell) -> None:
     """Refuse what the task does not measure.
 
     Raises:
-        LayerError: with the option, its value and what it may be.
+        OptionError: with the option, its value and what it may be.
     """
-    valid = {
-        "part": CELL_PARTS, "activation": ACTIVATIONS, "layout": tuple(LAYOUTS),
-        "precision": tuple(DTYPES),
-    }  # fmt: skip
-    given = {**cell.config, "precision": cell.precision}
-    for name, values in valid.items():
-        if given.get(name) not in values:
-            raise LayerError(f"{name} is {given.get(name)!r}; expected {' or '.join(values)}")
-    for name in ("channels", "height", "width", "threads"):
-        value = cell.config.get(name)
-        if not isinstance(value, int) or value < 1:
-            raise LayerError(f"{name} is {value!r}; expected a whole number from 1")
-    processes = cell.config.get("processes")
-    if processes not in (1, 2):
-        raise LayerError(f"processes is {processes!r}; expected 1 or 2")
-    if processes == 2 and cell.method != "sync_batch_norm":
-        raise LayerError(f"{cell.method} says nothing to other processes; sync_batch_norm does")
+    check_options(cell, OPTIONS, NUMBERS)
+    if cell.config["processes"] == 2 and cell.method != "sync_batch_norm":
+        raise OptionError(f"{cell.method} says nothing to other processes; sync_batch_norm does")
 
 
 def run(
@@ -175,8 +165,7 @@ def _alone(cell: Cell, watch: Stopwatch, progress: Callable[[float], None]) -> O
             progress(done / len(modes))
             timers: dict[str, Timer] = {}
             for name, work in runs.items():
-                # Some methods decide on the host: no graph can hold them, which fails no cell. What
-                # torch makes of a capture that broke off, the next cell must not meet.
+                # Some methods decide on the host: no graph can hold them, which fails no cell.
                 with _told(name, entries, mode, also_ours=mode == GRAPH):
                     timers[name] = (
                         watch.replayed([work]) if mode == GRAPH
@@ -187,8 +176,7 @@ def _alone(cell: Cell, watch: Stopwatch, progress: Callable[[float], None]) -> O
             least = rounds(sum(timer() for timer in timers.values()))
             for name, seconds in in_turns(timers, seconds=0, least=least).items():
                 entries[name].take(mode, seconds)
-    spoilt = GRAPH in modes and any(GRAPH not in entry.samples for entry in entries.values())
-    return dataclasses.replace(outcome(entries), spoilt=spoilt)
+    return dataclasses.replace(outcome(entries), spoilt=watch.spoilt)
 
 
 @contextlib.contextmanager

@@ -25,15 +25,17 @@ from normbench.surgery import SwapReport
 from normbench.tasks.outcome import Outcome
 from normbench.timing.machine import check_precision, check_threads, with_precision, within_memory
 from normbench.timing.models import (
+    CONDITIONS,
+    NUMBERS,
     REFERENCE,
     Work,
     base_model,
-    check,
     norm_sizes,
     prepared,
     slot_elements,
     slot_modules,
 )
+from normbench.timing.options import check_options
 from normbench.timing.peaks import GIB, Line, Peak, fits_cuda, in_use, largest_batch, peak
 from normbench.timing.saved import saved_bytes, total_bytes
 from normbench.timing.stopwatch import as_users_run
@@ -44,6 +46,8 @@ LINE_BATCH = 16
 """The least batch that a line goes through. At smaller ones the height is that of gradients and
 optimizer, and hardly grows with the batch."""
 
+OPTIONS = {**CONDITIONS, "mode": ("train",)}
+
 RATIOS = {"saved_bytes": "saved_ratio", "peak_allocated_bytes": "peak_ratio"}
 
 Progress = Callable[[float], None]
@@ -53,20 +57,20 @@ def run(cell: Cell, device: torch.device, progress: Progress) -> Outcome:
     """Measure one cell. A reference that fails leaves the method's own figures.
 
     Raises:
-        CostError: for a layout, size or precision that there is not.
+        OptionError: for a layout, size or precision that there is not.
         MachineError: for a precision or number of threads that this machine does not have.
         SurgeryError: for a model without slots, or one that does not run at this size.
     """
-    check(cell)
+    check_options(cell, OPTIONS, NUMBERS)
     check_precision(cell.precision, device)
     check_threads(cell.config["threads"])
     # Not pinned: nothing is timed, and cells beside this one would be on the same cores.
     with within_memory(device), as_users_run(by_trial=False), with_precision(cell.precision):
-        ours = _Weighing(cell, device)
+        ours = Weighing(cell, device)
         slots = ours.weigh(cell.method, cell.params)
         progress(0.5)
         metrics, notes = dict(ours.metrics), list(ours.notes)
-        reference = _Weighing(cell, device)
+        reference = Weighing(cell, device)
         try:
             reference.weigh(REFERENCE, {})
         except Exception as error:
@@ -87,7 +91,7 @@ def _ratios(metrics: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-class _Weighing:
+class Weighing:
     """One model, alone on the device, and what it takes."""
 
     report: SwapReport
@@ -133,14 +137,14 @@ class _Weighing:
 
     def _measure_peaks(self, model: nn.Module, optimizer: Optimizer, before: Peak) -> None:
         batch = self.cell.batch_size
-        here = self._peak(model, optimizer, batch, before)
+        here = self.height(model, optimizer, batch, before)
         self.metrics["peak_allocated_bytes"] = here.allocated
         if self.device.type == "cuda":
             self.metrics["peak_reserved_bytes"] = here.reserved
         try:
             first = max(batch, LINE_BATCH)
-            once = here if first == batch else self._peak(model, optimizer, first, before)
-            twice = self._peak(model, optimizer, 2 * first, before)
+            once = here if first == batch else self.height(model, optimizer, first, before)
+            twice = self.height(model, optimizer, 2 * first, before)
             line = Line.through(first, once.allocated, 2 * first, twice.allocated)
             self.metrics |= {"fixed_bytes": line.fixed, "bytes_per_sample": line.per_sample}
             for budget in self.cell.config["budgets_gib"]:
@@ -173,7 +177,7 @@ class _Weighing:
         work.optimizer = optimizer
         return work
 
-    def _peak(self, model: nn.Module, optimizer: Optimizer, batch: int, before: Peak) -> Peak:
+    def height(self, model: nn.Module, optimizer: Optimizer, batch: int, before: Peak) -> Peak:
         """The height of a step, weights and all; of this batch alone."""
         work = self._work(model, optimizer, batch)
         work.step()

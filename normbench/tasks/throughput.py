@@ -33,18 +33,20 @@ from normbench.timing.contestants import OURS
 from normbench.timing.entry import Entry
 from normbench.timing.machine import check_precision, pinned, with_precision, within_memory
 from normbench.timing.models import (
+    CONDITIONS,
     MODES,
+    NUMBERS,
     REFERENCE,
     Prepared,
     Work,
     base_model,
-    check,
     norm_sizes,
     prepared,
     slot_modules,
 )
 from normbench.timing.norm_share import norm_share
 from normbench.timing.nvml import Nvml, at_work
+from normbench.timing.options import check_options
 from normbench.timing.peaks import in_use
 from normbench.timing.ratio import GRAPH, LAUNCHED, PREFIX, contest_metrics
 from normbench.timing.rounds import in_turns
@@ -55,6 +57,8 @@ PROTOCOL = 1
 
 LEAST_ROUNDS, SECONDS = 9, 1.2
 """Of one contest. Nine rounds give an interval that leaves out the extremes."""
+
+OPTIONS = {**CONDITIONS, "mode": tuple(MODES), "compile": (False, True)}
 
 Progress = Callable[[float], None]
 
@@ -68,11 +72,11 @@ def run(
     """Measure one cell. A reference that fails leaves the method's own times.
 
     Raises:
-        CostError: for a mode, layout, size or precision that there is not.
+        OptionError: for a mode, layout, size or precision that there is not.
         MachineError: for a precision or number of threads that this machine does not have.
         SurgeryError: for a model without slots, or one that does not run at this size.
     """
-    check(cell, modes=tuple(MODES))
+    check_options(cell, OPTIONS, NUMBERS)
     check_precision(cell.precision, device)
     torch._dynamo.reset()  # what earlier cells compiled counts against dynamo's limits
     with (
@@ -97,7 +101,6 @@ class _Contest:
     entries: dict[str, Entry] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    spoilt: bool = False
 
     def outcome(self, progress: Progress) -> Outcome:
         in_use(self.device)  # gives back what cells before this one left
@@ -123,7 +126,7 @@ class _Contest:
         notes = (*self.notes, *ours.report.notes)
         return Outcome(
             "ok", metrics=self.metrics, trials=trials, samples=samples,
-            slots=ours.report.to_json(), notes=notes, spoilt=self.spoilt,
+            slots=ours.report.to_json(), notes=notes, spoilt=self.clock.spoilt,
         )  # fmt: skip
 
     def _enter(self, name: str, base: nn.Module, method: str, params: Mapping[str, Any]) -> None:
@@ -148,17 +151,12 @@ class _Contest:
         self.works[name], self.models[name] = work, ready
 
     def _replayed(self) -> dict[str, Timer]:
-        """Timers of the CUDA graphs; that there can be none is a result, and no failure.
-
-        After a capture that broke off, torch may take its generator and its allocator for still
-        capturing, and refuse what the next cell asks of them.
-        """
+        """Timers of the CUDA graphs; that there can be none is a result, and no failure."""
         timers: dict[str, Timer] = {}
         for name, work in self.works.items():
             try:
                 timers[name] = self.clock.replayed([work.run])
             except Exception as error:
-                self.spoilt = True
                 self.entries[name].failed(GRAPH, error)
                 self.notes.append(f"{name}: {self.entries[name].problems[-1]}")
         return timers

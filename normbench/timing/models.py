@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,32 +37,9 @@ MODES = {
 OPTIMIZER = {"optimizer": "sgd", "momentum": 0.9, "nesterov": False, "weight_decay": 5e-4}
 
 
-class CostError(ValueError):
-    """A cell whose costs cannot be measured, with the reason."""
-
-
-def check(cell: Cell, *, modes: Sequence[str] = ("train",)) -> None:
-    """Refuse what cannot be measured of a model.
-
-    Args:
-        cell: of task `throughput` or `memory`.
-        modes: those that the task has.
-
-    Raises:
-        CostError: with the option, its value and what it may be.
-    """
-    words = {
-        "mode": (cell.config.get("mode", "train"), modes),
-        "layout": (cell.config.get("layout"), tuple(LAYOUTS)),
-        "precision": (cell.precision, (*DTYPES, "tf32")),
-    }
-    for name, (value, valid) in words.items():
-        if value not in valid:
-            raise CostError(f"{name} is {value!r}; expected {' or '.join(valid)}")
-    numbers = {name: cell.config.get(name) for name in ("image_size", "threads")}
-    for name, number in {"batch_size": cell.batch_size, **numbers}.items():
-        if not isinstance(number, int) or number < 1:
-            raise CostError(f"{name} is {number!r}; expected a whole number from 1")
+CONDITIONS = {"layout": tuple(LAYOUTS), "precision": (*DTYPES, "tf32")}
+NUMBERS = ("batch_size", "image_size", "threads")
+"""What cells of models may ask for, as `normbench.timing.options.check_options` takes it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,13 +116,13 @@ def test_the_line_goes_through_batches_that_activations_fill(
     batch: int, first: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    honest = memory._Weighing._peak
+    honest = memory.Weighing.height
 
     def told(self: Any, model: Any, optimizer: Any, at: int, before: Any) -> Any:
         seen.append(at)
         return honest(self, model, optimizer, at, before)
 
-    monkeypatch.setattr(memory._Weighing, "_peak", told)
+    monkeypatch.setattr(memory.Weighing, "height", told)
     memory.run(cost_cell("memory", batch_size=batch), CPU, lambda fraction: None)
     assert seen == 2 * list(dict.fromkeys([batch, first, 2 * first]))
 
@@ -175,6 +175,6 @@ def test_work_at_another_batch_shares_model_and_optimizer() -> None:
     cell = cost_cell("memory")
     model = prepared(base_model(cell, CPU), "batch_norm", {}, cell, CPU).model
     optimizer = Work(model, cell, CPU).optimizer
-    other = memory._Weighing(cell, CPU)._work(model, optimizer, 6)
+    other = memory.Weighing(cell, CPU)._work(model, optimizer, 6)
     assert other.images.shape[0] == 6
     assert other.optimizer is optimizer

@@ -7,11 +7,11 @@ tenth of a second or so, hence runs of seconds, as Zeus (You et al., NSDI 2023) 
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -112,49 +112,40 @@ def at_work(
         clock: of the time.
     """
     synchronize()
-    with _watched(nvml) as states:
-        before, end, runs = nvml.joules(), clock() + seconds, 0
-        while runs == 0 or clock() < end:
-            run()
-            synchronize()  # or the queue would hold far more work than fits the time
-            runs += 1
-        after = nvml.joules()
-    found = _together(states)
+    over = threading.Event()
+    with ThreadPoolExecutor(1, thread_name_prefix="nvml") as beside:
+        watching = beside.submit(_watch, nvml, over)
+        try:
+            before, end, runs = nvml.joules(), clock() + seconds, 0
+            while runs == 0 or clock() < end:
+                run()
+                synchronize()  # or the queue would hold far more work than fits the time
+                runs += 1
+            after = nvml.joules()
+        finally:
+            over.set()
+        found = _together(watching.result())
     if before is not None and after is not None:
         found["energy_joules"] = (after - before) / runs
     return found
 
 
-@contextlib.contextmanager
-def _watched(nvml: Nvml) -> Iterator[list[dict[str, float]]]:
-    """States read now and then by a thread of its own.
+def _watch(nvml: Nvml, over: threading.Event) -> list[dict[str, float]]:
+    """States read now and then, in a thread of its own.
 
     Whoever launches the work cannot look: small work is done by the time it is launched, and a
     device that waits is held down by nothing.
     """
-    states: list[dict[str, float]] = []
-    over = threading.Event()
-
-    def watch() -> None:
-        while True:
-            states.append(nvml.state())
-            if over.wait(WATCH_SECONDS):
-                return
-
-    watcher = threading.Thread(target=watch, name="nvml", daemon=True)
-    watcher.start()
-    try:
-        yield states
-    finally:
-        over.set()
-        watcher.join()
+    states = [nvml.state()]
+    while not over.wait(WATCH_SECONDS):
+        states.append(nvml.state())
+    return states
 
 
 def _together(states: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Medians; but held down once is held down."""
-    names = {name for state in states for name in state}
     found = {}
-    for name in sorted(names):
+    for name in {name for state in states for name in state}:
         values = [state[name] for state in states if name in state]
         found[name] = max(values) if name == "throttled" else statistics.median(values)
     return found

@@ -136,6 +136,13 @@ def test_what_held_the_clocks_down_once_while_it_worked_is_told(
     assert (found["throttled"], found["power_watts"]) == (1, 500.0)
 
 
+def test_a_sensor_that_fails_while_it_is_watched_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = opened(monkeypatch, MadeUp())
+    monkeypatch.delattr(MadeUp, "nvmlDeviceGetCurrentClocksEventReasons")  # an older library
+    with pytest.raises(AttributeError, match="ClocksEventReasons"):
+        at_work(nvml, int, int, seconds=0)
+
+
 def test_without_the_package_or_the_driver_the_reason_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -12,9 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from null_cells import MODELS, null_cell
 
-from normbench import registry
-from normbench.cells import Cell
 from normbench.tasks import memory
 from normbench.timing.models import Work, base_model, prepared
 from normbench.timing.peaks import GIB, in_use
@@ -32,24 +31,15 @@ def table() -> Iterator[list[str]]:
     print("\n" + "\n".join([header, *rows]))
 
 
-@pytest.mark.parametrize("model", ["resnet50", "efficientnet_b0", "convnext_atto"])
+@pytest.mark.parametrize("model", MODELS)
 def test_the_predicted_batch(model: str, table: list[str]) -> None:
     """Reports; a line that is off by a tenth has missed what makes the height."""
-    config = {
-        "layout": "nchw", "image_size": 64, "threads": 2, "budgets_gib": [BUDGET_GIB],
-        "timeout_seconds": 300,
-    }  # fmt: skip
-    cell = Cell(
-        suite="line", task="memory", method="batch_norm",
-        params=registry.resolve_params("batch_norm"), variant="batch_norm", model=model,
-        model_args={}, dataset="none", dataset_args={}, batch_size=2, seed=0, precision="fp32",
-        config=config,
-    )  # fmt: skip
+    cell = null_cell("memory", model, 2, budgets_gib=[BUDGET_GIB])
     found = memory.run(cell, DEVICE, lambda fraction: None).metrics
     batch = int(found[f"predicted_largest_batch_{BUDGET_GIB}gib"])
     network = prepared(base_model(cell, DEVICE), "batch_norm", {}, cell, DEVICE).model
     optimizer = Work(network, cell, DEVICE).optimizer
-    weighing = memory._Weighing(cell, DEVICE)
-    height = weighing._peak(network, optimizer, batch, in_use(DEVICE)).allocated / GIB
+    weighing = memory.Weighing(cell, DEVICE)
+    height = weighing.height(network, optimizer, batch, in_use(DEVICE)).allocated / GIB
     table.append(f"| {model} | {batch} | {height:.2f} |")
     assert height == pytest.approx(BUDGET_GIB, rel=0.1)

@@ -1,6 +1,6 @@
 """Can the times be trusted? The null test, many times over, and timm's protocol beside ours.
 
-pytest benchmarks/costs -s        # prints both tables
+pytest benchmarks/costs/test_protocol.py -s        # prints both tables
 """
 
 from __future__ import annotations
@@ -11,34 +11,24 @@ from collections.abc import Iterator
 import pytest
 import timm.optim
 import torch
-from timm_protocol import TimmStep, interleaved
+from null_cells import MODELS, THREADS, null_cell
+from timm_protocol import ITERATIONS, WARM_UP, TimmStep
 
-from normbench import registry
 from normbench.cells import Cell
 from normbench.engine.execute import execute
 from normbench.tasks.training import optimizer_for
 from normbench.timing.allocator import memory_kept
 from normbench.timing.machine import pinned
 from normbench.timing.models import OPTIMIZER, Work, base_model, prepared
+from normbench.timing.rounds import in_turns
 from normbench.timing.stopwatch import stopwatch
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-THREADS = 2
 NULL_RUNS, LEAST_HELD = 20, 16
-MODELS = ("resnet50", "efficientnet_b0", "convnext_atto")
 
 
 def cell(model: str, batch: int, seed: int = 0) -> Cell:
-    config = {
-        "mode": "train", "layout": "nchw", "image_size": 64, "compile": False,
-        "threads": THREADS, "timeout_seconds": 300,
-    }  # fmt: skip
-    return Cell(
-        suite="protocol", task="throughput", method="batch_norm",
-        params=registry.resolve_params("batch_norm"), variant="batch_norm", model=model,
-        model_args={}, dataset="none", dataset_args={}, batch_size=batch, seed=seed,
-        precision="fp32", config=config,
-    )  # fmt: skip
+    return null_cell("throughput", model, batch, seed, mode="train", compile=False)
 
 
 def test_null_ratios() -> None:
@@ -93,13 +83,14 @@ def test_timms_protocol(model: str, batch: int, table: list[str]) -> None:
             same = optimizer_for(ready.model, OPTIMIZER)
             own = timm.optim.create_optimizer_v2(ready.model, opt="sgd", lr=0.0)
             given = ready.model, work.images, work.labels
-            taken = interleaved(
-                {
-                    "ours": clock.launched(work.run, clear=False),
-                    "timm's": TimmStep(*given, same).seconds,
-                    "its optimizer": TimmStep(*given, own).seconds,
-                }
-            )
+            runs = {
+                "ours": clock.launched(work.run, clear=False),
+                "timm's": TimmStep(*given, same).seconds,
+                "its optimizer": TimmStep(*given, own).seconds,
+            }
+            for run in [*runs.values()] * WARM_UP:
+                run()
+            taken = in_turns(runs, seconds=0, least=ITERATIONS)
     mine, other, loop = (statistics.median(seconds) for seconds in taken.values())
     table.append(
         f"| {model} | {batch} | {mine * 1e3:.2f} | {other * 1e3:.2f} | {mine / other:.3f} "

@@ -218,28 +218,22 @@ def cost_boards(frame: pl.DataFrame, catalogue: Catalogue) -> list[CostBoard]:
     for row in read_rows(frame.filter(pl.col("task").is_in(TASKS))):
         if not row.fallback:
             groups[_conditions(row)].append(row)
-    latest: dict[tuple[str, ...], int] = {}
-    for rows in groups.values():
-        what, protocol = _what(rows[0]), rows[0].protocol
-        latest[what] = max(protocol, latest.get(what, protocol))
+    latest: dict[tuple[str, ...], int] = defaultdict(int)
+    for (*what, _), rows in groups.items():
+        latest[tuple(what)] = max(latest[tuple(what)], rows[0].protocol)
     boards = (
-        replace(_board(rows, catalogue), superseded=rows[0].protocol < latest[_what(rows[0])])
-        for rows in groups.values()
+        replace(_board(rows, catalogue), superseded=rows[0].protocol < latest[tuple(what)])
+        for (*what, _), rows in groups.items()
     )
     return sorted(boards, key=_order)
 
 
-def _what(row: Row) -> tuple[str, ...]:
-    """What is measured and where, however."""
+def _conditions(row: Row) -> tuple[str, ...]:
+    """What rows of one board share: what is measured and where, and last by which protocol."""
     return (
         row.task, row.model, canonical_json(row.cell["model_args"]), row.dataset,
-        row.hardware_class, row.precision, canonical_json(_config(row)),
+        row.hardware_class, row.precision, canonical_json(_config(row)), str(row.protocol),
     )  # fmt: skip
-
-
-def _conditions(row: Row) -> tuple[str, ...]:
-    """What rows of one board share."""
-    return (*_what(row), str(row.protocol))
 
 
 def _config(row: Row) -> dict[str, Any]:
